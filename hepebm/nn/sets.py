@@ -59,8 +59,9 @@ def _all_trained(net, out):
 # %% ../../nbs/nn/20_sets.ipynb #7797ab16
 def _settings(d): return {k:v for k,v in d.items() if k not in ('self','__class__')}
 
-def _enter(x, mask, context):
-    "Inputs with zeros in the padding and the context beside every particle, and the mask (all True if none)"
+def _enter(x, mask, context, n):
+    "Inputs with zeros in the padding and the `n` features of context beside every particle, and the mask (all True if none)"
+    if n != (got := 0 if context is None else context.shape[-1]): raise ValueError(f'this network was made with context={n}, and got {got} features of context')
     if mask is None: mask = x.new_ones(x.shape[:2], dtype=torch.bool)
     if context is not None: x = torch.cat([x, context[:,None].expand(-1, x.shape[1], -1)], -1)
     return torch.where(mask[...,None], x, 0), mask
@@ -95,7 +96,8 @@ class DeepSet(nn.Module):
     ):
         settings = _settings(locals())
         super().__init__()
-        self.settings, self.weighted, latent = settings, weighted, latent or width
+        self.settings, self.inputs = settings, ['mask'] + ['context']*bool(context)
+        self.weighted, latent = weighted, latent or width
         self.phi = nn.Sequential(mlp(dim-weighted+context, *[width]*depth, latent, act=act), getattr(nn, act)())
         self.rho = _Readout([latent]+[width]*depth, out, context, pool, act, bias_out)
 
@@ -104,7 +106,7 @@ class DeepSet(nn.Module):
         mask:Tensor=None,    # (N, P), True on particles; `None`: no padding
         context:Tensor=None, # (N, context)
     )->Tensor:               # (N, out), or (N,) for `out=None`
-        x,mask = _enter(x, mask, context)
+        x,mask = _enter(x, mask, context, self.settings['context'])
         w,x = (x[...,0],x[...,1:]) if self.weighted else (mask,x)
         return self.rho(self.phi(x), w.to(x), context)
 
@@ -192,7 +194,7 @@ class SetTransformer(nn.Module):
     ):
         settings = _settings(locals())
         super().__init__()
-        self.settings = settings
+        self.settings, self.inputs = settings, ['mask'] + ['context']*bool(context) + ['pair']*bool(pair)
         self.embed = nn.Linear(dim+context, width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden or 2*width, act) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -206,7 +208,7 @@ class SetTransformer(nn.Module):
         pair:Tensor=None,    # (N, P, P, pair)
     )->Tensor:               # (N, P, width); rows of padding mean nothing
         "What the blocks make of each particle"
-        x,mask = _enter(x, mask, context)
+        x,mask = _enter(x, mask, context, self.settings['context'])
         bias = mask_bias(mask, x.dtype)
         if self.pair is not None: bias = bias + self.pair(pair).permute(0,3,1,2)
         h = self.embed(x)
