@@ -78,6 +78,7 @@ class Task:
         if not isinstance(terms, dict) or not terms: raise TypeError(f'an objective returns a dict of named scalar terms, got {type(terms).__name__}')
         for k,v in terms.items():
             if not isinstance(v, Tensor) or v.ndim: raise TypeError(f'term {k!r} of an objective must be a scalar tensor, got {getattr(v, "shape", v)}')
+        if taken := {'step','epoch'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has a column of that name')
         return terms, sum(terms.values())
 
 # %% ../../nbs/core/02_training.ipynb #59ca3839
@@ -338,108 +339,53 @@ def load_model(
 # %% ../../nbs/core/02_training.ipynb #1ed788e2
 class Run:
     "Where a training stands: `model objective step epoch batch terms` are for reading"
-    def __init__(self, task, train, valid, size, seed, out=None, best=None, ema=None, limit=None, timed=False):
+    def __init__(self, task, train, valid=None, size=256, seed=0, out=None, best=None, ema=None, limit=None, timed=False):
         self.task, self.model, self.objective = task, task.model, task.objective
         self.train, self.valid, self.size, self.seed, self.limit = _source(train), _source(valid), size, seed, limit
-        self.out, self.best, self.ema, self.timed, self.settings = out and Path(out), best, ema, timed, {}
-        if best and not out: raise ValueError('best= needs a folder out= to keep the model in')
-        self.step = self.epoch = self.batch = 0
-        self.rank, self.saved, self.saving, self.done = 0, time.monotonic(), 0., False
-        self.terms, self.lowest, self.average, self.opt, self.restored = {}, math.inf, None, None, None
+        self.out, self.best, self.ema, self.timed = out and Path(out), best, ema, timed
+        if best and not (out and valid is not None): raise ValueError('best= needs valid data, and a folder out= to keep the model in')
+        self.step = self.epoch = self.batch = self.rank = 0
+        self.saved, self.saving, self.done = time.monotonic(), 0., False
+        self.terms, self.lowest, self.average, self.opt, self.restored, self.settings = {}, math.inf, None, None, None, {}
         self.means, self.checked, self.log = Means(), Means(), Log()
 
-    def restore(self, c):
-        "Take up a checkpoint; the optimiser and the random generators follow when the loop starts"
-        for k in _place: setattr(self, k, c['place'][k])
-        self.model.load_state_dict(c['model'])
-        self.average, self.restored = c['average'], c
-    def begin(self, rank):
-        "Start, or go on, in this process"
-        self.rank, self.saved = rank, time.monotonic()
-        if self.out and not rank:
-            self.out.mkdir(parents=True, exist_ok=True)
-            stale = list(self.out.glob('.last.ckpt.*.tmp')) + ([] if self.restored else [self.out/'last.ckpt'])
-            for p in stale: p.unlink(missing_ok=True)
-            self.log = Log(self.out/'log.csv', self.step if self.restored else -1)
-        if self.restored: self.set_own(self.restored['own'][rank])
-        else: self.seed_own()
-        if self.restored: self.means.sums = dict(self.restored['own'][rank]['means'])
-        if self.ema: self.average = [a.detach().clone().to(p) for a,p in zip(self.average or self.model.parameters(), self.model.parameters())]
-    def seed_own(self):
-        "Random numbers of this process, those of the objective's generators too"
-        seed_all(self.seed+self.rank)
-        for g in self.stateful().values():
-            if self.rank and isinstance(g, torch.Generator): g.manual_seed(g.initial_seed()+self.rank)
-    def keep_best(self):
-        "Keep the model if it is the best so far"
-        if not self.best: return
-        if self.best not in self.terms: raise ValueError(f'best={self.best!r} is not logged; there are {", ".join(self.terms)}')
-        if self.terms[self.best] < self.lowest:
-            self.lowest = self.terms[self.best]
-            if not self.rank: save_model(self.out/'best', self.model)
-    def finish(self, device):
-        "Leave task and model as their user expects them"
-        if self.average: _swap(self.average, self.model)
-        for m in (self.model, self.objective):
-            if isinstance(m, nn.Module): m.to(device)
-
-    def batches(self, rank, world):
-        "This process's share of what is left of the epoch, each with its weight in the mean"
+    def batches(self, rank=0, world=1):
+        "This process's share of what is left of the epoch, each batch with its weight in the mean"
         all_ = self.train.batches(self.size, shuffle=True, seed=self.seed+self.epoch)
         return islice(_shares(all_, rank, world, getattr(self.train, 'world', 1)), self.batch, self.limit)
-    def valid_batches(self, rank, world): return _shares(self.valid.batches(self.size), rank, world, getattr(self.valid, 'world', 1))
+    def valid_batches(self, rank=0, world=1): return _shares(self.valid.batches(self.size), rank, world, getattr(self.valid, 'world', 1))
 
     def loss(self, batch, weight):
-        "The loss of one batch, its terms remembered for the log"
+        "The loss of one batch, its terms kept for the log"
         terms,loss = self.task.terms(batch)
-        if not self.means.sums: Arrays(**{k: torch.zeros(1) for k in terms if k!='loss'})  # names that a log cannot hold
+        if not self.means.sums: Arrays(**{k: torch.zeros(1) for k in terms})  # a name that a log cannot hold ends here
         if not loss.requires_grad: raise ValueError(f'no term of {sorted(terms)} depends on a parameter that is trained')
-        if loss.device.type=='cpu' and not loss.isfinite(): raise FloatingPointError(_not_finite(self.step, {k: v.item() for k,v in terms.items()}))
+        if loss.device.type=='cpu' and not loss.isfinite(): raise _not_finite(self.step, {k: v.item() for k,v in terms.items()})
         self.means.add({**terms, 'loss': loss}, _rows(batch))
         return loss*weight if weight!=1 else loss
-
     def check(self, batch):
         "Terms of one batch of validation data"
         with torch.enable_grad(): terms,loss = self.task.terms(batch)
         self.checked.add({f'valid_{k}': v for k,v in {**terms, 'loss': loss}.items()}, _rows(batch))
-
     def flush(self):
-        "A row of the log"
-        if not (terms := {**self.means.take(), **self.checked.take()}): return
-        if bad := {k: v for k,v in terms.items() if not math.isfinite(v)}: raise FloatingPointError(_not_finite(self.step, bad))
-        self.terms = terms
-        self.log.add(step=self.step, epoch=self.epoch, **terms)
-
-    def own(self):
-        "State that differs between processes"
-        return dict(rng=rng_state(), objective={k: get_state(v) for k,v in self.stateful().items()})
-    def set_own(self, s):
-        device = next(self.model.parameters()).device
-        for k,v in self.stateful().items(): set_state(v, _tree(lambda t: t.to(device), s['objective'][k]) if k in s.get('moved', ()) else s['objective'][k])
-        set_rng_state(s['rng'])
-    def stateful(self):
-        found = {**stateful(self.objective, 'objective'), **stateful(self.model, 'model')}
-        return {k: v for k,v in found.items() if v is not self.model}
-
-    @contextmanager
-    def aside(self):
-        "Nothing that happens in this block changes the training"
-        before = _tree(lambda t: t.detach().clone(), self.own())
-        try: yield
-        finally: self.set_own(before)
+        "A row of the log, from what was measured since the last"
+        train,valid = self.means.take(), self.checked.take()
+        if bad := {k: v for k,v in train.items() if not math.isfinite(v)}: raise _not_finite(self.step, bad)
+        if train or valid:
+            self.terms = {**train, **valid}
+            self.log.add(step=self.step, epoch=self.epoch, **self.terms)
 
 # %% ../../nbs/core/02_training.ipynb #7e2807d5
-def _not_finite(step, terms): return f'the loss is not finite at step {step}: {", ".join(f"{k}={v:.4g}" for k,v in terms.items())}; nothing was saved. Try a lower learning rate or gradient_clip_val'
-
 def _source(data):
     "Anything with `batches(size, shuffle, seed)`; a dict of tensors becomes `Arrays`"
-    if isinstance(data, dict): return Arrays(**data)
+    if isinstance(data, dict): data = Arrays(**data)
     if data is not None and not callable(getattr(data, 'batches', None)): raise TypeError(f'train and valid are Arrays, a dict of tensors or an object with .batches(size, shuffle, seed), not {type(data).__name__}')
     if isinstance(data, Arrays) and not len(data): raise ValueError('there are no rows to train on')
     return data
 
 def _rows(batch): return len(batch) if isinstance(batch, Arrays) else len(next(iter(batch.values())))
 def _slice(batch, i): return batch[i] if isinstance(batch, Arrays) else {k: v[i] for k,v in batch.items()}
+def _to(batch, *args): return batch.to(*args) if isinstance(batch, Arrays) else dict(Arrays(**batch).to(*args).items())
 
 def _shares(batches, rank, world, sharded):
     "Each batch's part for `rank`, with its weight in a mean over processes; data that comes in shards is left as it is"
@@ -449,6 +395,34 @@ def _shares(batches, rank, world, sharded):
         elif n>=world:
             lo,hi = n*rank//world, n*(rank+1)//world
             yield _slice(b, slice(lo, hi)), (hi-lo)*world/n
+
+def _not_finite(step, terms): return FloatingPointError(f'the loss is not finite at step {step}: {", ".join(f"{k}={v:.4g}" for k,v in terms.items())}. Nothing was saved of it; try a lower learning rate or gradient_clip_val')
+
+# %% ../../nbs/core/02_training.ipynb #eac5e33e
+def _stateful(run):
+    "What has a state, but the model's weights"
+    found = {**stateful(run.objective, 'objective'), **stateful(run.model, 'model')}
+    return {k: v for k,v in found.items() if v is not run.model}
+
+def _own(run): return dict(rng=rng_state(), objective={k: get_state(v) for k,v in _stateful(run).items()})
+
+def _set_own(run, own):
+    device = next(run.model.parameters()).device
+    for k,v in _stateful(run).items(): set_state(v, _tree(lambda t: t.to(device), own['objective'][k]) if k in own.get('moved', ()) else own['objective'][k])
+    set_rng_state(own['rng'])
+
+@contextmanager
+def _aside(run):
+    "Nothing that happens in this block changes the training"
+    before = _tree(lambda t: t.detach().clone(), _own(run))
+    try: yield
+    finally: _set_own(run, before)
+
+def _seed(run):
+    "Random numbers of this process, those of the objective's generators too"
+    seed_all(run.seed+run.rank)
+    for g in _stateful(run).values():
+        if run.rank and isinstance(g, torch.Generator): g.manual_seed(g.initial_seed()+run.rank)
 
 def _tree(f, o):
     "`f` of every tensor in nested containers"
@@ -463,29 +437,29 @@ def _tensors(o):
     return found
 
 # %% ../../nbs/core/02_training.ipynb #eede97e7
-def save_checkpoint(run, extra):
-    "Write `last.ckpt`: all that the next step depends on"
-    own = dict(**run.own(), means=run.means.sums)
-    own['moved'] = [k for k,v in own['objective'].items() if any(t.device.type!='cpu' for t in _tensors(v))]  # these go back to the device
+_place = 'step', 'epoch', 'batch', 'lowest', 'done'
+
+def save_checkpoint(
+    run,   # A `Run` between two steps
+    extra, # More to keep: name -> tensors and plain types
+):
+    "Write `out/last.ckpt`: all that the next step depends on; called by every process"
+    own = dict(**_own(run), means=run.means.sums)
+    own['moved'] = [k for k,v in own['objective'].items() if any(t.device.type!='cpu' for t in _tensors(v))]
     own = _tree(lambda t: t.detach().cpu().clone(), own)
-    owns = [own]
-    if _world()>1:
-        owns = [None]*_world()
-        torch.distributed.all_gather_object(owns, own)
+    owns = [own]*_world()
+    if _world()>1: torch.distributed.all_gather_object(owns, own)
     if run.rank: return
     start = time.monotonic()
-    place = {k: getattr(run, k) for k in _place}
-    with atomic(run.out/'last.ckpt') as tmp:
-        torch.save(dict(settings=run.settings, place=place, model=run.model.state_dict(), opt=run.opt.state_dict(), average=run.average, own=owns, **extra), tmp)
+    state = dict(model=run.model.state_dict(), opt=run.opt.state_dict(), average=run.average, own=owns, **extra)
+    with atomic(run.out/'last.ckpt') as tmp: torch.save(dict(settings=run.settings, place={k: getattr(run, k) for k in _place}, **state), tmp)
     run.saved = time.monotonic()
     run.saving = run.saved-start
-
-_place = 'step', 'epoch', 'batch', 'lowest', 'done'
 
 def load_checkpoint(
     path,     # Of `last.ckpt`
     settings, # Must be those of the run that wrote it
-):
+)->dict:
     "The checkpoint at `path`, if it belongs to `settings`"
     try: c = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f'{path} is not a checkpoint, or is damaged ({type(e).__name__}): remove it, or pass resume=False') from e
@@ -495,90 +469,118 @@ def load_checkpoint(
             + '. Pass resume=False to start anew, or another out')
     return c
 
+def _restore(run, c):
+    "Take up a checkpoint; the optimiser and the random numbers follow when the loop starts"
+    for k in _place: setattr(run, k, c['place'][k])
+    run.model.load_state_dict(c['model'])
+    run.average, run.restored = c['average'], c
+
+def _begin(run, rank):
+    "Start, or go on, in this process"
+    run.rank, run.saved = rank, time.monotonic()
+    if run.out and not rank:
+        run.out.mkdir(parents=True, exist_ok=True)
+        for p in [*run.out.glob('.last.ckpt.*.tmp'), *([] if run.restored else [run.out/'last.ckpt'])]: p.unlink(missing_ok=True)
+        run.log = Log(run.out/'log.csv', run.step if run.restored else -1)
+    if run.restored: _set_own(run, run.restored['own'][rank])
+    else: _seed(run)
+    if run.restored: run.means.sums = dict(run.restored['own'][rank]['means'])
+    if run.ema: run.average = [a.detach().clone().to(p) for a,p in zip(run.average or run.model.parameters(), run.model.parameters())]
+
 # %% ../../nbs/core/02_training.ipynb #21823da7
-def _module(run, every, checkpoint_every, bar, watches, callbacks):
-    "`run` as a LightningModule"
-    from lightning.pytorch import LightningModule
-    from tqdm.auto import tqdm
-
-    class Module(LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model = run.model
-            if isinstance(run.objective, nn.Module): self.objective = run.objective
-
-        def configure_optimizers(self):
-            run.opt = run.task.opt(run.task.parameters())
-            if run.restored: run.opt.load_state_dict(run.restored['opt'])
-            return run.opt
-
-        def on_train_start(self):
-            run.begin(self.global_rank)
-            if run.restored:
-                self.trainer.precision_plugin.load_state_dict(run.restored['precision'])
-                for c in callbacks: c.load_state_dict(run.restored['callbacks'].get(c.state_key, {}))
-            run.restored, self.first = None, True
-            n = run.limit or (math.ceil(len(run.train)/run.size) if isinstance(run.train, Arrays) else None)
-            self.bar = tqdm(total=n and n*self.trainer.max_epochs, initial=run.epoch*(n or 0)+run.batch, desc=bar, mininterval=.5,
-                disable=bool(os.environ.get('IN_TEST')) or run.rank>0 or bar is None)
-
-        def on_train_epoch_start(self):
-            for g in run.opt.param_groups:
-                if 'epoch' in g: g['epoch'] = run.epoch
-
-        def transfer_batch_to_device(self, batch, device, dataloader_idx):
-            precision = str(self.trainer.precision)
-            cast = (next(run.model.parameters()).dtype,) if precision.endswith('-true') and precision!='32-true' else ()
-            return _to(batch[0], device, *cast), batch[1]
-
-        def training_step(self, batch, batch_idx): return run.loss(*batch)
-
-        def on_after_backward(self):
-            if self.first: _warn_dead(self)
-            self.first = False
-
-        def on_train_batch_end(self, outputs, batch, batch_idx):
-            run.batch += 1
-            self.bar.update()
-            if run.batch%self.trainer.accumulate_grad_batches and not self.trainer.is_last_batch: return
-            run.step += 1
-            if run.ema: _average(run.average, run.model, min(run.ema, (1+run.step)/(10+run.step)))
-            if run.step%every==0 and not self.trainer.is_last_batch: self.flush()
-            for w in watches: w(run)
-            if run.out and not self.trainer.is_last_batch and self.due(): self.save()
-
-        def flush(self):
-            run.flush()
-            self.bar.set_postfix({k: f'{v:.4g}' for k,v in run.terms.items()}, refresh=False)
-
-        def due(self):
-            if checkpoint_every: return run.step%checkpoint_every==0
-            late = time.monotonic()-run.saved > max(20, 20*run.saving)
-            return self.trainer.strategy.reduce_boolean_decision(late, all=False) if self.trainer.world_size>1 else late
-        def save(self): save_checkpoint(run, dict(precision=self.trainer.precision_plugin.state_dict(), callbacks={c.state_key: c.state_dict() for c in callbacks}))
-
-        def on_validation_epoch_start(self):
-            self.aside = run.aside()
-            self.aside.__enter__()
-            if run.average: _swap(run.average, run.model)
-            seed_all(run.seed+run.rank)
-        def validation_step(self, batch, batch_idx): run.check(batch[0])
-        def on_validation_epoch_end(self):
-            self.flush()
-            self.log_dict({k: v for k,v in run.terms.items() if k.startswith('valid_')})
-            run.keep_best()
-            if run.average: _swap(run.average, run.model)
-            self.aside.__exit__(None, None, None)
-
-        def on_train_epoch_end(self):
-            self.flush()
-            if self.trainer.is_last_batch: run.epoch, run.batch = run.epoch+1, 0
-            run.done = self.trainer.should_stop and not run.timed
-            if run.out: self.save()
-        def on_train_end(self): self.bar.close()
-    return Module()
+class _Training:
+    "Hooks of training"
+    def configure_optimizers(self):
+        self.run.opt = self.run.task.opt(self.run.task.parameters())
+        if self.run.restored: self.run.opt.load_state_dict(self.run.restored['opt'])
+        return self.run.opt
+    def on_train_start(self):
+        run,c = self.run, self.run.restored
+        _begin(run, self.global_rank)
+        if c:
+            self.trainer.precision_plugin.load_state_dict(c['precision'])
+            for b in self.callbacks: b.load_state_dict(c['callbacks'].get(b.state_key, {}))
+        run.restored, self.first = None, True
+        n = run.limit or (math.ceil(len(run.train)/run.size) if isinstance(run.train, Arrays) else None)
+        self.bar.reset(n and n*self.trainer.max_epochs)
+        self.bar.update(run.epoch*(n or 0) + run.batch)
+    def on_train_epoch_start(self):
+        for g in self.run.opt.param_groups:
+            if 'epoch' in g: g['epoch'] = self.run.epoch
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        precision = str(self.trainer.precision)
+        cast = (next(self.run.model.parameters()).dtype,) if precision.endswith('-true') and precision!='32-true' else ()
+        return _to(batch[0], device, *cast), batch[1]
+    def training_step(self, batch, batch_idx): return self.run.loss(*batch)
+    def on_after_backward(self):
+        if self.first: _warn_dead(self)
+        self.first = False
 
 # %% ../../nbs/core/02_training.ipynb #808d954a
+class _Steps:
+    "Hooks between steps and epochs"
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        run,last = self.run, self.trainer.is_last_batch
+        run.batch += 1
+        self.bar.update()
+        if run.batch%self.trainer.accumulate_grad_batches and not last: return
+        run.step += 1
+        if run.ema: _average(run.average, run.model, min(run.ema, (1+run.step)/(10+run.step)))
+        if run.step%self.every==0 and not last: self.flush()
+        for w in self.watches: w(run)
+        if run.out and not last and self.due(): self.save()
+    def flush(self):
+        self.run.flush()
+        self.bar.set_postfix({k: f'{v:.4g}' for k,v in self.run.terms.items()}, refresh=False)
+    def due(self):
+        "Is it time for a checkpoint?"
+        run = self.run
+        if self.checkpoint_every: return run.step%self.checkpoint_every==0
+        late = time.monotonic()-run.saved > max(20, 20*run.saving)
+        return self.trainer.strategy.reduce_boolean_decision(late, all=False) if self.trainer.world_size>1 else late
+    def save(self): save_checkpoint(self.run, dict(precision=self.trainer.precision_plugin.state_dict(), callbacks={c.state_key: c.state_dict() for c in self.callbacks}))
+    def on_train_epoch_end(self):
+        self.flush()
+        if self.trainer.is_last_batch: self.run.epoch, self.run.batch = self.run.epoch+1, 0
+        self.run.done = self.trainer.should_stop and not self.run.timed
+        if self.run.out: self.save()
+    def on_train_end(self): self.bar.close()
+
+# %% ../../nbs/core/02_training.ipynb #d4cd2eec
+class _Validation:
+    "Hooks of validation: the averaged weights are judged, and all is put back"
+    def on_validation_epoch_start(self):
+        self.aside = _aside(self.run)
+        self.aside.__enter__()
+        if self.run.average: _swap(self.run.average, self.run.model)
+        seed_all(self.run.seed+self.run.rank)
+    def validation_step(self, batch, batch_idx): self.run.check(batch[0])
+    def on_validation_epoch_end(self):
+        self.flush()
+        self.log_dict({k: v for k,v in self.run.terms.items() if k.startswith('valid_')})
+        _keep_best(self.run)
+        if self.run.average: _swap(self.run.average, self.run.model)
+        self.aside.__exit__(None, None, None)
+
+def _keep_best(run):
+    "Keep the model if it is the best so far"
+    if not run.best: return
+    if run.best not in run.terms: raise ValueError(f'best={run.best!r} is not logged; there are {", ".join(run.terms)}')
+    if run.terms[run.best] >= run.lowest: return
+    run.lowest = run.terms[run.best]
+    if not run.rank: save_model(run.out/'best', run.model)
+
+def _module(run, bar, **kw):
+    "`run` as a LightningModule"
+    from lightning.pytorch import LightningModule
+    class Module(_Training, _Steps, _Validation, LightningModule): pass
+    module = Module()
+    vars(module).update(run=run, bar=bar, **kw)
+    module.model = run.model
+    if isinstance(run.objective, nn.Module): module.objective = run.objective
+    return module
+
+# %% ../../nbs/core/02_training.ipynb #f7a6dd55
 def _warn_dead(module):
     "Say which parameters the loss does not depend on"
     dead = [k for k,p in module.named_parameters() if p.requires_grad and p.grad is None]
@@ -594,8 +596,6 @@ def _swap(average, model):
     "Exchange weights and average"
     with torch.no_grad():
         for a,p in zip(average, model.parameters()): now = p.clone(); p.copy_(a); a.copy_(now)
-
-def _to(batch, *args): return batch.to(*args) if isinstance(batch, Arrays) else dict(Arrays(**batch).to(*args).items())
 
 @contextmanager
 def _quiet():
@@ -626,7 +626,7 @@ class Watch:
         self.view, self.frame, self.every = view, frame, every
     def __call__(self, run):
         if run.step%self.every or run.rank: return
-        with run.aside(), torch.no_grad(): frame = self.frame(run)
+        with _aside(run), torch.no_grad(): frame = self.frame(run)
         self.view.update(**frame)
 
 # %% ../../nbs/core/02_training.ipynb #1c91bcf1
@@ -648,24 +648,30 @@ def fit(
 )->Arrays:       # The log: `step epoch <terms> loss valid_<terms> valid_loss`
     "Train `task`; killed and started again, it ends with the same weights"
     from lightning.pytorch import Trainer
+    from tqdm.auto import tqdm
     _check_frozen(task)
-    home = next(iter(task.parameters())).device
-    every, limit, callbacks = trainer.pop('log_every_n_steps', 50), trainer.pop('limit_train_batches', None), trainer.pop('callbacks', None) or []
+    home = task.parameters()[0].device
+    callbacks, every, limit = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50), trainer.pop('limit_train_batches', None)
     watches, callbacks = [c for c in callbacks if isinstance(c, Watch)], [c for c in callbacks if not isinstance(c, Watch)]
     run = Run(task, train, valid, size, seed, out, best, ema, limit, timed='max_time' in trainer)
     with _quiet():
-        quiet = dict.fromkeys('logger enable_checkpointing enable_progress_bar enable_model_summary inference_mode use_distributed_sampler'.split(), False)
-        t = Trainer(**{**quiet, 'num_sanity_val_steps': 0, 'max_epochs': epochs, 'log_every_n_steps': every, **trainer}, callbacks=callbacks)
+        t = Trainer(**{**_trainer, 'max_epochs': epochs, 'log_every_n_steps': every, **trainer}, callbacks=callbacks)
         run.settings = _settings(run, t)
-        if out and resume and (run.out/'last.ckpt').exists(): run.restore(load_checkpoint(run.out/'last.ckpt', run.settings))
+        if out and resume and (run.out/'last.ckpt').exists(): _restore(run, load_checkpoint(run.out/'last.ckpt', run.settings))
         if not run.done and run.epoch < epochs:
             _set_progress(t, run)
-            t.fit(_module(run, every, checkpoint_every, bar, watches, callbacks), _Batches(run.batches, t), _Batches(run.valid_batches, t) if valid is not None else None)
-        elif run.restored: run.set_own(run.restored['own'][0])
-    run.finish(home)
+            pbar = tqdm(desc=bar, mininterval=.5, disable=bool(os.environ.get('IN_TEST')) or t.global_rank>0 or bar is None)
+            t.fit(_module(run, pbar, every=every, checkpoint_every=checkpoint_every, watches=watches, callbacks=callbacks),
+                _Batches(run.batches, t), None if valid is None else _Batches(run.valid_batches, t))
+        elif run.restored: _set_own(run, run.restored['own'][0])
+    if run.average: _swap(run.average, task.model)
+    for m in (task.model, task.objective):
+        if isinstance(m, nn.Module): m.to(home)
     return read_log(run.out) if out else run.log.arrays()
 
 # %% ../../nbs/core/02_training.ipynb #719e0247
+_trainer = dict(**dict.fromkeys('logger enable_checkpointing enable_progress_bar enable_model_summary inference_mode use_distributed_sampler'.split(), False), num_sanity_val_steps=0)
+
 class _Batches:
     "An iterable without a length: Lightning asks for the batches anew each epoch"
     def __init__(self, batches, trainer): self.batches, self.trainer = batches, trainer
