@@ -16,7 +16,7 @@ def problems(nb, path):
     if 'colab.research.google.com' not in text: yield 'no Colab badge (tools/colab.py writes it)'
     if not any('%pip install' in s and '#| eval: false' in s for s in src): yield 'no Colab install cell (tools/colab.py writes it)'
     first = next((''.join(c['source']) for c in cells if c['cell_type']=='markdown'), '')
-    if not re.match(r'# .+\n+> .+', first): yield 'first text cell is not a title with a one-line summary'
+    if not re.fullmatch(r'# .+\n+> .+\s*', first): yield 'first text cell is not a title with a one-line summary and no more (the docs show no more of it)'
     for c in code:
         if any(o['output_type']=='error' for o in c['outputs']): yield f'cell {c.get("id")} holds an error'
         size = sum(len(json.dumps(o.get('data',{}).get(k,''))) for o in c['outputs'] for k in heavy)
