@@ -55,7 +55,6 @@ class Arrays:
     def to(self, *args, **kw): "All arrays moved, as `Tensor.to` does (a dtype changes floating arrays only)"; return self.map(lambda v: v.to(*_casts(v, args), **kw))
     @property
     def device(self): return next(iter(self._a.values())).device
-
     def split(self,
         fractions, # Shares that sum to at most 1, as `(.8, .1, .1)`
         seed=0,    # Of the shuffle
@@ -65,7 +64,6 @@ class Arrays:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         ends = [round(len(self)*sum(fractions[:i])) for i in range(len(fractions)+1)]
         return tuple(self[order[a:b]] for a,b in zip(ends, ends[1:]))
-
     def batches(self,
         size,          # Rows a batch; the last one may be smaller
         shuffle=False, # In a new order?
