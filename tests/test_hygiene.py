@@ -1,11 +1,31 @@
 "Notebooks are chapters: named, opened in Colab, free of errors, small, with prose and checks."
-import json, re
+import ast, builtins, importlib, json, re
 from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
 nbs = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
 heavy = 'image/png image/jpeg image/svg+xml application/vnd.plotly.v1+json text/html'.split()
+
+def bound(tree):
+    "Names that a piece of code defines"
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load): yield n.id
+        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): yield n.name
+        elif isinstance(n, ast.arg): yield n.arg
+        elif isinstance(n, ast.alias): yield (n.asname or n.name).split('.')[0]
+        if isinstance(n, ast.ImportFrom) and n.names[0].name=='*': yield from dir(importlib.import_module(n.module))
+
+def missing(sources):
+    "The docs run cells that are exported or hold an import, and no others: (cell, names it takes from cells that are not run)"
+    known = set(dir(builtins)) | {'show_doc', 'display', 'get_ipython'}
+    for s in sources:
+        if '#| eval: false' in s or re.search(r'^ *[%!]', s, re.M): continue
+        tree, exported = ast.parse(s), '#| export' in s
+        if not exported and not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree)): continue
+        known |= set(bound(tree))
+        used = {n.id for t in tree.body if not isinstance(t, (ast.FunctionDef, ast.ClassDef)) for n in ast.walk(t) if isinstance(n, ast.Name)}
+        if not exported and used - known: yield s.splitlines()[0], sorted(used - known)
 
 def problems(nb, path):
     "What a reviewer would send back"
@@ -23,6 +43,7 @@ def problems(nb, path):
         if size > 400_000: yield f'cell {c.get("id")} stores {size} bytes of output'
     total = sum(len(json.dumps(c['outputs'])) for c in code)
     if total > 1_500_000: yield f'outputs of {total} bytes'
+    for first,names in missing(src): yield f'imports and code in one cell ({first}): the docs run it without {names}; give the imports a cell of their own'
     long = [c.get('id') for c,s in zip(code,src) if len(s.splitlines())>60]
     if long: yield f'cells longer than 60 lines: {long}'
     if any('#| export' in s for s in src):
