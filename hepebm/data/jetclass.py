@@ -6,7 +6,7 @@ Docs: https://hepebm.github.io/hepebm/data/jetclass.html.md"""
 
 # %% auto #0
 __all__ = ['CLASSES', 'PREFIXES', 'QUANTITIES', 'PART', 'OMNIJET', 'FEATURES', 'card', 'open_tree', 'read_jetclass',
-           'write_jetclass', 'stream']
+           'write_jetclass', 'share', 'stream']
 
 # %% ../../nbs/data/13_jetclass.ipynb #329ef624
 import glob, struct
@@ -210,6 +210,27 @@ def _fill(f, tree, parts, jets, counts):
         t.extend({'part': ak.zip({k: ak.unflatten(v[s], counts[i:j]) for k,v in parts.items()}), **{k: v[i:j] for k,v in jets.items()}})
 
 # %% ../../nbs/data/13_jetclass.ipynb #d3039e84
+def share(
+    chunks, # (file, start, stop) of consecutive jets
+    rank,   # Number of this process
+    world,  # Number of processes
+    seed=0,
+    even=False, # Drop jets until all processes have the same number?
+):          # Chunks of this process, some of them cut
+    "Part of the jets for one of `world` processes: all parts are disjoint, and together they are everything"
+    order = torch.randperm(len(chunks), generator=_generator(seed)).tolist()
+    total = sum(c-b for _,b,c in chunks)
+    total -= total%world*even
+    lo,hi,at,out = rank*total//world, (rank+1)*total//world, 0, []
+    for f,b,c in (chunks[i] for i in order):
+        start,stop = max(lo-at, 0)+b, min(hi-at, c-b)+b
+        if start<stop: out.append((f,start,stop))
+        at += c-b
+    return out
+
+def _generator(seed): return torch.Generator().manual_seed(seed % 2**63)
+
+# %% ../../nbs/data/13_jetclass.ipynb #318a0372
 class stream:
     "Batches of jets from many files in bounded memory; used like `Arrays` in training"
     def __init__(self,
@@ -231,16 +252,13 @@ class stream:
         files = _paths(paths)
         chunks = [(f,i,min(i+chunk,s)) for f in files for s in [_contents(f, tree)[2]] for i in range(0, s, chunk)]
         if not chunks: raise DataError(f'no jets in {len(files)} files, the first is {files[0]}')
-        total = sum(c-b for _,b,c in chunks)
-        total -= total%world*even
-        mine, self.chunks, at = (rank*total//world, (rank+1)*total//world), [], 0
-        for i in torch.randperm(len(chunks), generator=_generator(seed)).tolist():
-            f,b,c = chunks[i]
-            lo,hi = max(mine[0]-at, 0)+b, min(mine[1]-at, c-b)+b
-            if lo<hi: self.chunks.append((f,lo,hi))
-            at += c-b
+        self.chunks = share(chunks, rank, world, seed, even)
 
     def __len__(self): return sum(c-b for _,b,c in self.chunks)
+    def __iter__(self):
+        "An epoch; each time in another order"
+        self.epoch += 1
+        return self.batches(seed=self.seed + 1_000_003*(self.epoch-1))
 
     def batches(self,
         size=None,    # Rows of a batch; `None` takes that of the stream
@@ -248,26 +266,14 @@ class stream:
         seed=None,    # Of the order: an int or a `torch.Generator`; `None` takes the stream's
     ):
         "All jets of this process once, as `Arrays`"
-        size = size or self.size
-        g = seed if isinstance(seed, torch.Generator) else _generator(self.seed if seed is None else seed)
-        order = torch.randperm(len(self.chunks), generator=g).tolist() if shuffle else range(len(self.chunks))
+        size, g = size or self.size, seed if isinstance(seed, torch.Generator) else _generator(self.seed if seed is None else seed)
+        mix = lambda a: a[torch.randperm(len(a), generator=g)] if shuffle else a
         held = []
-        for i in order:
+        for i in torch.randperm(len(self.chunks), generator=g).tolist() if shuffle else range(len(self.chunks)):
             held.append(self.read(*self.chunks[i]))
             if sum(map(len, held)) < self.buffer: continue
-            block = _shuffled(held, g if shuffle else None)
+            block = mix(concat(held))
             give = max(len(block)//2//size, 1)*size
             yield from block[:give].batches(size)
             held = [block[give:]]
-        if held and sum(map(len, held)): yield from _shuffled(held, g if shuffle else None).batches(size)
-
-    def __iter__(self):
-        "An epoch; each time in another order"
-        self.epoch += 1
-        return self.batches(seed=self.seed + 1_000_003*(self.epoch-1))
-
-def _generator(seed): return torch.Generator().manual_seed(seed % 2**63)
-
-def _shuffled(parts, g):
-    a = concat(parts)
-    return a if g is None else a[torch.randperm(len(a), generator=g)]
+        if sum(map(len, held)): yield from mix(concat(held)).batches(size)
