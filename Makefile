@@ -6,7 +6,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 EXTRAS ?= mcmc,hep,gen,hdf,muon,bench,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long docs bench bench-long clean help
+.PHONY: install prepare demo test test-long docs bench bench-long clean help
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -15,8 +15,13 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	sh tools/install.sh "$(BIN)/python" "$(TORCH_INDEX)" "$(EXTRAS)"
 	touch $@
 
+install: $(STAMP)  ## .venv, and in it the package, held to constraints.txt
+
 demo: $(STAMP)  ## install, then train a jet EBM on the shipped jets and write its report (12 minutes)
 	$(BIN)/hepebm run jet-ebm --preset laptop --out runs/demo
+
+prepare: $(STAMP)  ## after editing notebooks: badges, sidebar, README, clean cells, exported modules
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tools/prepare.sh
 
 test: $(STAMP)  ## export in sync, notebooks clean, every notebook's cells, the pytest files
 	BIN="$(BIN)" sh tools/test.sh

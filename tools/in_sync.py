@@ -1,4 +1,4 @@
-"Stop unless the notebooks are clean and `hepebm/` is exactly what they export to; both are judged on a copy."
+"Stop unless the notebooks are clean, and `hepebm/` and README.md are exactly what they export to; all judged on a copy."
 import shutil, subprocess, sys, tempfile
 from filecmp import cmp
 from pathlib import Path
@@ -14,10 +14,11 @@ with tempfile.TemporaryDirectory() as tmp:
     subprocess.run(['git', 'init', '-q'], cwd=copy, check=True)
     for p in files(copy/'hepebm', '*.py'):
         if p.name != '__init__.py': (copy/'hepebm'/p).unlink()
-    for cmd in 'nbdev-clean', 'nbdev-export': subprocess.run([cmd], cwd=copy, check=True)
+    for cmd in ['nbdev-clean'], ['nbdev-export'], [sys.executable, 'tools/readme.py']: subprocess.run(cmd, cwd=copy, check=True)
     bad = [f'nbs/{p} is not clean: run nbdev-clean' for p in sorted(files(root/'nbs', '*.ipynb')) if not cmp(root/'nbs'/p, copy/'nbs'/p, shallow=False)]
     here, there = files(root/'hepebm', '*.py'), files(copy/'hepebm', '*.py')
     bad += [f'hepebm/{p} comes from no notebook' if p in here else f'hepebm/{p} is missing: run nbdev-export' for p in sorted(here ^ there)]
     bad += [f'hepebm/{p} differs from its notebook: run nbdev-export' for p in sorted(here & there) if not cmp(root/'hepebm'/p, copy/'hepebm'/p, shallow=False)]
+    if not cmp(root/'README.md', copy/'README.md', shallow=False): bad.append('README.md differs from nbs/index.ipynb: run python tools/readme.py')
 print('\n'.join(bad) or f'in sync: {len(here)} modules, {len(files(root/"nbs","*.ipynb"))} clean notebooks')
 sys.exit(bool(bad))
