@@ -344,6 +344,7 @@ class Run:
         self.train, self.valid, self.size, self.seed, self.limit = _source(train), _source(valid), size, seed, limit
         self.out, self.best, self.ema, self.timed = out and Path(out), best, ema, timed
         if best and not (out and valid is not None): raise ValueError('best= needs valid data, and a folder out= to keep the model in')
+        if best: _encode(task.model, 'model')  # says now, not after an epoch, that it cannot be kept
         self.step = self.epoch = self.batch = self.rank = 0
         self.saved, self.saving, self.done = time.monotonic(), 0., False
         self.terms, self.lowest, self.average, self.opt, self.restored, self.settings = {}, math.inf, None, None, None, {}
@@ -667,7 +668,7 @@ def fit(
     if run.average: _swap(run.average, task.model)
     for m in (task.model, task.objective):
         if isinstance(m, nn.Module): m.to(home)
-    return read_log(run.out) if out else run.log.arrays()
+    return read_log(run.out) if out and (run.out/'log.csv').exists() else run.log.arrays()
 
 # %% ../../nbs/core/02_training.ipynb #719e0247
 _trainer = dict(**dict.fromkeys('logger enable_checkpointing enable_progress_bar enable_model_summary inference_mode use_distributed_sampler'.split(), False), num_sanity_val_steps=0)
