@@ -230,7 +230,7 @@ def project(
 
 # %% ../../nbs/ebm/31_samplers.ipynb #3191065e
 class Random(nn.Module):
-    "A generator that is made on the device where it is first used, differs between processes, and is saved with the module that holds it"
+    "A generator for modules: made on the device where it is first used, other in every process, saved with the module; in `eval` the same each time"
     def __init__(self,
         seed=0, # Of process 0
     ):
@@ -239,7 +239,9 @@ class Random(nn.Module):
     def on(self,
         device, # Where numbers are wanted
     )->torch.Generator:
+        "The generator, which moves on in training"
         device = torch.device(device)
+        if not self.training: return torch.Generator(device).manual_seed(self.seed)
         if self._g is None or self._g.device.type != device.type:
             self._g = torch.Generator(device).manual_seed(self.seed + 7919*_rank())
         if self._saved is not None: self._restore(device)
@@ -248,6 +250,7 @@ class Random(nn.Module):
         (kind,state), self._saved = self._saved, None
         if kind==device.type and _rank()==0: self._g.set_state(state)
         else: self._g.manual_seed(int(state.to(torch.int64).sum()) + self.seed + 7919*_rank())
+    def __getstate__(self): return {**self.__dict__, '_saved': self.get_extra_state(), '_g': None}
     def get_extra_state(self): return self._saved or (None if self._g is None else (self._g.device.type, self._g.get_state()))
     def set_extra_state(self, state): self._saved = state
 
@@ -288,7 +291,8 @@ class Pool(nn.Module):
     def put(self,
         rows, # What `draw` gave, with its `x` moved on
     ):
-        "Write rows back to the slots they came from"
+        "Write rows back to the slots they came from (not in `eval`: looking does not change the pool)"
+        if not self.training: return
         for k,v in self.rows.items(): v[rows['slot']] = rows[k].detach() + (k=='age')
 
     def get_extra_state(self): return self.rows
