@@ -40,7 +40,7 @@ class MLE(nn.Module):
         seed=0,    # Of the chains
     ):
         super().__init__()
-        self.make, self.n, self.pool, self.reg, self.noise, self.random = make, n, pool, reg, noise, Random(seed)
+        self.make, self.n, self.pool, self.reg, self.noise, self.random = make, n, pool, reg, noise, Random(seed, 'mle')
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
@@ -96,7 +96,7 @@ def hutchinson_sm(
     "Score matching with one random sign vector for the trace"
     with torch.enable_grad():
         x,s = _score(model, _rows(batch))
-        v = torch.randint(2, x.shape, generator=generator(seed, x.device), device=x.device).to(x)*2-1
+        v = torch.randint(2, x.shape, generator=generator(seed, x.device, 'directions'), device=x.device).to(x)*2-1
         return dict(sm=(_sum(s**2)/2 + _sum(_along(s, x, v)*v)).mean())
 
 def sliced_sm(
@@ -107,7 +107,7 @@ def sliced_sm(
     "Sliced score matching (Song et al. 2019, arXiv 1905.07088) with one normal direction an event"
     with torch.enable_grad():
         x,s = _score(model, _rows(batch))
-        v = _normal(x, generator(seed, x.device))
+        v = _normal(x, generator(seed, x.device, 'directions'))
         return dict(sm=(_sum(s*v)**2/2 + _sum(_along(s, x, v)*v)).mean())
 
 # %% ../../nbs/ebm/32_objectives.ipynb #7e4a3c32
@@ -119,7 +119,7 @@ class denoising_sm(nn.Module):
         seed=0,   # Of the noise
     ):
         super().__init__()
-        self.sigma, self.scale, self.random = sigma, scale, Random(seed)
+        self.sigma, self.scale, self.random = sigma, scale, Random(seed, 'denoising')
     def forward(self, model, batch)->dict:
         rows = _rows(batch)
         x, g = rows['x'], self.random.on(rows['x'].device)
@@ -155,7 +155,7 @@ class NormalNoise:
         seed=None, # An int, a generator on the data's device, or `None`
         mask=None, # (n, P)
     )->Tensor:     # (n, ...), zero on padding
-        z = torch.randn(n, *self.shape, generator=generator(seed, self.mean.device), device=self.mean.device, dtype=self.mean.dtype)
+        z = torch.randn(n, *self.shape, generator=generator(seed, self.mean.device, 'noise'), device=self.mean.device, dtype=self.mean.dtype)
         if mask is None: return (self.mean + z.flatten(1)@self.root.T).reshape(z.shape)
         return (self.mean+self.root*z)*_wide(mask, z)
 
@@ -176,7 +176,7 @@ class NCE(nn.Module):
         seed=0, # Of the noise
     ):
         super().__init__()
-        self.noise, self.k, self.random = noise, k, Random(seed)
+        self.noise, self.k, self.random = noise, k, Random(seed, 'nce')
         self.log_z = nn.Parameter(torch.zeros(()))
     def logit(self, model, rows):
         "Log-odds of data against noise"
@@ -202,7 +202,7 @@ class energy_discrepancy(nn.Module):
         seed=0,   # Of the noise
     ):
         super().__init__()
-        self.sigma, self.k, self.w, self.scale, self.random = sigma, k, w, scale, Random(seed)
+        self.sigma, self.k, self.w, self.scale, self.random = sigma, k, w, scale, Random(seed, 'discrepancy')
     def forward(self, model, batch)->dict:
         rows = _rows(batch)
         x, g, mask = rows['x'], self.random.on(rows['x'].device), rows.get('mask')

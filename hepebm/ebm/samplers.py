@@ -9,7 +9,7 @@ __all__ = ['State', 'generator', 'start', 'langevin', 'chain', 'run', 'temperatu
            'anneal', 'reflect', 'project', 'Random', 'Pool']
 
 # %% ../../nbs/ebm/31_samplers.ipynb #4741c828
-import itertools, math
+import itertools, math, zlib
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,12 @@ class State(NamedTuple):
 def generator(
     seed=None,    # An int, a `torch.Generator` (returned as it is), or `None`: seeded from torch's global one
     device='cpu', # Where it draws
+    name='',      # Of the stream: the same seed gives other numbers under another name
 )->torch.Generator:
     "A random generator on `device`"
     if isinstance(seed, torch.Generator): return seed
-    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    if seed is None: seed = int(torch.randint(2**62, ()))
+    return torch.Generator(device).manual_seed(zlib.crc32(f'{name} {seed}'.encode()) if name else seed)
 
 def _wide(mask, x): return mask.reshape(*mask.shape, *[1]*(x.ndim-mask.ndim))
 
@@ -52,7 +54,7 @@ def start(
 )->State:
     "State of chains that begin at `x`"
     energy,grad = _evaluate(E, x, mask)
-    return State(x.detach(), energy, grad, torch.ones_like(energy), generator(seed, x.device), mask, 0, E)
+    return State(x.detach(), energy, grad, torch.ones_like(energy), generator(seed, x.device, 'chain'), mask, 0, E)
 
 # %% ../../nbs/ebm/31_samplers.ipynb #cd06069d
 def _here(E, s):
@@ -103,7 +105,7 @@ def run(
     seed=None,  # Begin with a new generator?
 )->State:
     "The state after `n` steps"
-    if seed is not None: state = state._replace(generator=generator(seed, state.x.device))
+    if seed is not None: state = state._replace(generator=generator(seed, state.x.device, 'chain'))
     for state in itertools.islice(chain(kernel, state), n): pass
     return state
 
@@ -232,24 +234,25 @@ def project(
 class Random(nn.Module):
     "A generator for modules: made on the device where it is first used, other in every process, saved with the module; in `eval` the same each time"
     def __init__(self,
-        seed=0, # Of process 0
+        seed=0,  # The same seed gives other numbers under another name, and in every process
+        name='', # Of the stream
     ):
         super().__init__()
-        self.seed, self._g, self._saved = seed, None, None
+        self.seed, self.name, self._g, self._saved = seed, name, None, None
+    def _new(self, device, *extra): return generator(self.seed, device, ' '.join(map(str, (self.name, _rank(), *extra))))
     def on(self,
         device, # Where numbers are wanted
     )->torch.Generator:
         "The generator, which moves on in training"
         device = torch.device(device)
-        if not self.training: return torch.Generator(device).manual_seed(self.seed)
-        if self._g is None or self._g.device.type != device.type:
-            self._g = torch.Generator(device).manual_seed(self.seed + 7919*_rank())
+        if not self.training: return self._new(device, 'eval')
+        if self._g is None or self._g.device.type != device.type: self._g = self._new(device)
         if self._saved is not None: self._restore(device)
         return self._g
     def _restore(self, device):
         (kind,state), self._saved = self._saved, None
         if kind==device.type and _rank()==0: self._g.set_state(state)
-        else: self._g.manual_seed(int(state.to(torch.int64).sum()) + self.seed + 7919*_rank())
+        else: self._g = self._new(device, zlib.crc32(bytes(state.tolist())))
     def __getstate__(self): return {**self.__dict__, '_saved': self.get_extra_state(), '_g': None}
     def get_extra_state(self): return self._saved or (None if self._g is None else (self._g.device.type, self._g.get_state()))
     def set_extra_state(self, state): self._saved = state
@@ -267,7 +270,7 @@ class Pool(nn.Module):
     ):
         super().__init__()
         if not 0 <= fresh <= 1: raise ValueError(f'fresh={fresh} is a fraction, between 0 and 1')
-        self.prior, self.size, self.fresh, self.random, self.rows = prior, size, fresh, Random(seed), None
+        self.prior, self.size, self.fresh, self.random, self.rows = prior, size, fresh, Random(seed, 'pool'), None
 
     def _new(self, n, g):
         rows = self.prior(n, g)
