@@ -11,6 +11,7 @@ HOST = f'{cfg.doc_host}{cfg.doc_baseurl}'.rstrip('/') + '/'
 def md(s, up):
     "Markdown of Quarto as MyST: no link attributes, `:::{note}`, formulas in blocks, and links into the book relative to the page"
     s = re.sub(r'\[!\[(Open in Colab)\]\([^)]*\)\]', r'[\1]', s)   # the badge is an image on the network
+    s = re.sub(r'(\]\((?!\w+:)[^)]*?)(\d+[a-z]?_)?(\w+)\.ipynb', r'\1\3.html', s)   # pages are named without their number
     s = re.sub(r'(\]\([^)]*\))\{[^}]*\}', r'\1', s).replace(f']({HOST}', f']({up}')
     s = re.sub(r'^(:::+)\s*\{\.callout-(\w+)[^}]*\}', r'\1{\2}', s, flags=re.M)
     s = re.sub(r'\s*\$\$(.+?)\$\$[ ]*\n?', lambda m: f'\n\n$$\n{m[1].strip()}\n$$\n\n', s, flags=re.S)
