@@ -1,0 +1,122 @@
+"Generated events: masses where they must be, the same bits whatever the number of workers, and what was shipped can be made again."
+import multiprocessing, subprocess, sys
+import numpy as np, pytest, torch
+from hepebm.data import generators as g, samples as s
+
+needs = pytest.mark.skipif(not g.available(), reason='Pythia or FastJet is not installed: pip install "hepebm[gen]"')
+window = dict(pt=(550,650), R=1.)
+
+def half_sample_mode(x):
+    "Mode of `x` by going again and again to the half of the points that lie closest together (Robertson and Cryer)"
+    x = np.sort(np.asarray(x, float))
+    while len(x) > 3:
+        h = (len(x)+1)//2
+        i = np.argmin(x[h-1:]-x[:len(x)-h+1])
+        x = x[i:i+h]
+    return x[np.argmin(abs(x-np.median(x)))]
+
+def test_mode_estimator():
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.normal(80, 3, 800), rng.uniform(0, 200, 800)]
+    assert abs(half_sample_mode(x)-80) < 3
+
+@needs
+@pytest.mark.parametrize('process', ['Wprime'])
+def test_jobs(process):
+    a, b = (g.jets(process, 70, seed=4, jobs=j, cache=False, **window) for j in (1,2))
+    assert all(torch.equal(a[k], b[k]) for k in a.keys())
+
+@needs
+@pytest.mark.long
+@pytest.mark.parametrize('process', g.PROCESSES)
+def test_no_memory(process):
+    "A chunk does not depend on the chunks its worker made before"
+    kw = dict(process=process, seed=7, pt=(500.,1000.), R=.8, particles=32, artefact=True)
+    settings = g._settings(process, kw['pt'], 3%2)
+    first = g._jet_chunk(chunk=3, **kw)
+    for k in (0,1,2): g._jet_chunk(chunk=k, **kw)
+    again = g._jet_chunk(chunk=3, **kw)
+    g._pythia.cache_clear()
+    fresh = g._jet_chunk(chunk=3, **kw)
+    for other in (again, fresh): assert all(np.array_equal(first[k], other[k]) for k in first)
+    assert (first['label']==g.PROCESSES.index(process)).all() and len(first['label'])>20, settings
+
+@needs
+@pytest.mark.long
+@pytest.mark.parametrize('process,column,mass,within', [('Wqq','jet_sdmass',80.4,3), ('Tbqq','jet_sdmass',172.5,3), ('Hbb','jet_sdmass',125,3), ('heavyH','jet_mass',174,8)])
+def test_mass(process, column, mass, within):
+    kw = window if process=='heavyH' else {}
+    a = g.jets(process, 1000, seed=1, **kw)
+    assert abs(half_sample_mode(a[column])-mass) < within
+
+@pytest.mark.parametrize('label,column,mass,within', [(2,'jet_sdmass',80.4,3), (1,'jet_sdmass',172.5,3), (3,'jet_mass',174,8)])
+def test_mass_shipped(label, column, mass, within):
+    a = s.sample('jets')
+    assert abs(half_sample_mode(a[column][a.label==label])-mass) < within
+
+@needs
+@pytest.mark.long
+@pytest.mark.parametrize('name', s.JETS)
+def test_shipped_again(name):
+    "The first chunk of each shipped class, made again, is in the file"
+    meta = s.provenance('jets')
+    if any(meta['versions'][k]!=v for k,v in g.versions().items() if k in ('pythia8mc','fastjet','recipe')): pytest.skip(f'shipped with {meta["versions"]}')
+    a = g.jets(meta['processes'][name], 50, seed=meta['seeds']['test'], cache=False, **window)
+    shipped = s.sample('jets', 'test').jet_pt
+    assert torch.isin(a.jet_pt, shipped).float().mean() > .98     # the last digit of a sum may differ between processors
+
+@needs
+def test_cache(tmp_path, monkeypatch):
+    "The second call reads the file; other settings make another; nothing is left half-written"
+    monkeypatch.setenv('HEPEBM_CACHE', str(tmp_path))
+    made = []
+    make = lambda: made.append(1) or g.Arrays(x=torch.arange(3))
+    for n in (1,1,2): g._cached(make, True, name='x', n=n)
+    assert len(made)==2 and sorted(p.suffix for p in tmp_path.iterdir())==['.safetensors']*2
+
+@needs
+def test_cache_two_processes(tmp_path):
+    "Two processes that want the same events at once both get them"
+    code = ("from hepebm.data import generators as g, samples\nimport torch, time\n"
+            "def make(): time.sleep(.5); return g.Arrays(x=torch.arange(100_000))\n"
+            "assert len(g._cached(make, True, name='x'))==100_000")
+    import os
+    env = dict(os.environ, HEPEBM_CACHE=str(tmp_path), PYTHONPATH=os.pathsep.join(sys.path))
+    ps = [subprocess.Popen([sys.executable, '-c', code], env=env) for _ in range(2)]
+    assert [p.wait(120) for p in ps]==[0,0] and len(list(tmp_path.iterdir()))==1
+
+@needs
+def test_silent(capfd):
+    "Neither Pythia nor FastJet prints"
+    g.jets('dijet', 1, cache=False, **window)
+    assert capfd.readouterr().out==''
+
+@needs
+def test_softdrop_of_two_prongs():
+    "Soft drop keeps two hard prongs and drops a soft one at a wide angle"
+    p4 = lambda pt,eta,phi: [pt*np.cosh(eta), pt*np.cos(phi), pt*np.sin(phi), pt*np.sinh(eta)]
+    hard = np.array([p4(300,0,0), p4(200,.3,0)])
+    soft = np.array([*hard, p4(5,-.5,.3)])
+    m = lambda v: np.sqrt(v.sum(0)[0]**2-(v.sum(0)[1:]**2).sum())
+    (a,b), tau = g.substructure(np.r_[hard, soft], np.array([2,3]), .8)
+    assert abs(a-m(hard))<1e-6 and abs(b-m(hard))<1e-6 and m(soft)>m(hard)+1
+    assert tau[0,1]<1e-6 < tau[0,0]
+
+def test_missing(monkeypatch):
+    "Without the wheels: one clear sentence"
+    monkeypatch.setattr(g, 'available', lambda: False)
+    g._pythia.cache_clear()
+    with pytest.raises(ImportError, match=r'pip install "hepebm\[gen\]"'): g.jets('QCD', 1, cache=False)
+
+@needs
+@pytest.mark.long
+def test_muon_isolation():
+    "Prompt muons are isolated and come from the beam line; muons of b quarks are neither"
+    def iso(a):
+        x = torch.where(a.mask[...,None], a.cands, 0)
+        return (x[...,0]*(x[...,1].hypot(x[...,2])<.3)).sum(1)/a.pt[:,0]
+    z,b = g.muons('Z', 300, seed=1, cache=False), g.muons('bb', 150, seed=1, cache=False)
+    assert z.label.all() and not b.label.any()
+    assert iso(z).median()<.01 and iso(b).median()>.3
+    assert b.d0[:,0].abs().median() > 3*z.d0[:,0].abs().median()
+    assert abs(half_sample_mode(z.mass)-91.2)<1.5
