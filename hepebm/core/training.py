@@ -66,20 +66,20 @@ def cyclic(
 class Task:
     "What `fit` trains: a model, an objective, an optimiser"
     model: nn.Module           # Any module; `fit` trains its parameters that require a gradient
-    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss; a module's own parameters are trained too
+    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss (those with a leading _ are only logged); a module's own parameters are trained too
     opt: Callable = adam(1e-3) # Parameters -> torch optimiser
 
     def parameters(self):
         "All that is trained, those of an objective that is a module included"
         return list(dict.fromkeys(p for m in (self.model, self.objective) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad))
     def terms(self, batch):
-        "The objective's terms on `batch`, checked, and their sum"
+        "The objective's terms on `batch`, checked, and the sum of those without a leading _"
         terms = self.objective(self.model, batch)
         if not isinstance(terms, dict) or not terms: raise TypeError(f'an objective returns a dict of named scalar terms, got {type(terms).__name__}')
         for k,v in terms.items():
             if not isinstance(v, Tensor) or v.ndim: raise TypeError(f'term {k!r} of an objective must be a scalar tensor, got {getattr(v, "shape", v)}')
         if taken := {'step','epoch'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has a column of that name')
-        return terms, sum(terms.values())
+        return terms, sum(v for k,v in terms.items() if not k.startswith('_'))
 
 # %% ../../nbs/core/02_training.ipynb #59ca3839
 def rng_state():

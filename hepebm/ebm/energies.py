@@ -13,9 +13,11 @@ from functools import partial
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from ..core.training import record
 from ..nn.sets import check_set, mlp
 
 # %% ../../nbs/ebm/30_energies.ipynb #7a7ccd39
+@record
 class Quadratic(nn.Module):
     "x^T A x / 2: a centred Gaussian of precision A, for which everything is known"
     def __init__(self,
@@ -23,12 +25,12 @@ class Quadratic(nn.Module):
     ):
         super().__init__()
         self.precision = nn.Parameter(torch.as_tensor(precision, dtype=torch.get_default_dtype()).clone())
-        self.settings = dict(precision=self.precision.tolist())
     def forward(self, x:Tensor)->Tensor:
         x = x.flatten(1)
         return .5*((x@self.precision if self.precision.ndim else self.precision*x)*x).sum(-1)
 
 # %% ../../nbs/ebm/30_energies.ipynb #6a12eaac
+@record
 class MLPEnergy(nn.Module):
     "Multilayer perceptron from `dim` numbers to one energy"
     def __init__(self,
@@ -38,7 +40,6 @@ class MLPEnergy(nn.Module):
         act='SiLU',# Name of an activation in `torch.nn`; a smooth one, as samplers follow the gradient
     ):
         super().__init__()
-        self.settings = dict(dim=dim, width=width, depth=depth, act=act)
         self.net = mlp(dim, *[width]*depth, 1, act=act, bias_out=False)
     def forward(self,
         x:Tensor, # (N, dim)

@@ -13,6 +13,7 @@ import copy, math
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
+from ..core.training import record
 from .energies import asks, energy_grad, given
 from .samplers import Random, generator, run, start
 
@@ -29,6 +30,7 @@ def _normal(x, g, mask=None):
     return z if mask is None else z*_wide(mask, z)
 
 # %% ../../nbs/ebm/32_objectives.ipynb #dfc14252
+@record
 class MLE(nn.Module):
     "Maximum likelihood by Markov chains (Hinton 2002; Tieleman 2008 with a pool)"
     def __init__(self,
@@ -111,6 +113,7 @@ def sliced_sm(
         return dict(sm=(_sum(s*v)**2/2 + _sum(_along(s, x, v)*v)).mean())
 
 # %% ../../nbs/ebm/32_objectives.ipynb #7e4a3c32
+@record
 class denoising_sm(nn.Module):
     "Denoising score matching (Vincent 2011): the energy of the data smeared with `sigma`"
     def __init__(self,
@@ -168,6 +171,7 @@ class NormalNoise:
         return _sum(each*_wide(mask, x))
 
 # %% ../../nbs/ebm/32_objectives.ipynb #9976ac51
+@record
 class NCE(nn.Module):
     "Noise-contrastive estimation with a learned log Z (Gutmann and Hyvärinen 2010)"
     def __init__(self,
@@ -192,6 +196,7 @@ class NCE(nn.Module):
             _correct=((real>-math.log(self.k)).double().mean()+(fake<-math.log(self.k)).double().mean())/2)
 
 # %% ../../nbs/ebm/32_objectives.ipynb #d2179b08
+@record
 class energy_discrepancy(nn.Module):
     "Energy discrepancy (Schröder et al. 2023, arXiv 2307.06431) with stabiliser `w`"
     def __init__(self,

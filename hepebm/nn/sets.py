@@ -11,6 +11,7 @@ __all__ = ['mlp', 'check_set', 'DeepSet', 'pfn', 'efn', 'Attention', 'mask_bias'
 import math
 import torch
 from torch import Tensor, nn
+from ..core.training import record
 
 # %% ../../nbs/nn/20_sets.ipynb #83ab2320
 def mlp(
@@ -57,8 +58,6 @@ def _all_trained(net, out):
     assert not idle, f'parameters without a gradient: {", ".join(idle)}'
 
 # %% ../../nbs/nn/20_sets.ipynb #7797ab16
-def _settings(d): return {k:v for k,v in d.items() if k not in ('self','__class__')}
-
 def _enter(x, mask, context, n):
     "Inputs with zeros in the padding and the `n` features of context beside every particle, and the mask (all True if none)"
     if n != (got := 0 if context is None else context.shape[-1]): raise ValueError(f'this network was made with context={n}, and got {got} features of context')
@@ -80,6 +79,7 @@ class _Readout(nn.Module):
         return out[:,0] if self.squeeze else out
 
 # %% ../../nbs/nn/20_sets.ipynb #76edf942
+@record
 class DeepSet(nn.Module):
     "Embed each particle, pool, read out: rho(sum_i phi(x_i)) (Zaheer et al. 2017, arXiv 1703.06114)"
     def __init__(self,
@@ -94,9 +94,8 @@ class DeepSet(nn.Module):
         act='SiLU',    # Name of an activation in `torch.nn`
         bias_out=None, # Bias of the last layer? `None`: only if `out` is given
     ):
-        settings = _settings(locals())
         super().__init__()
-        self.settings, self.inputs = settings, ['mask'] + ['context']*bool(context)
+        self.context, self.inputs = context, ['mask'] + ['context']*bool(context)
         self.weighted, latent = weighted, latent or width
         self.phi = nn.Sequential(mlp(dim-weighted+context, *[width]*depth, latent, act=act), getattr(nn, act)())
         self.rho = _Readout([latent]+[width]*depth, out, context, pool, act, bias_out)
@@ -106,7 +105,7 @@ class DeepSet(nn.Module):
         mask:Tensor=None,    # (N, P), True on particles; `None`: no padding
         context:Tensor=None, # (N, context)
     )->Tensor:               # (N, out), or (N,) for `out=None`
-        x,mask = _enter(x, mask, context, self.settings['context'])
+        x,mask = _enter(x, mask, context, self.context)
         w,x = (x[...,0],x[...,1:]) if self.weighted else (mask,x)
         return self.rho(self.phi(x), w.to(x), context)
 
@@ -177,6 +176,7 @@ class Block(nn.Module):
         return h + self.mlp(self.norm2(h))
 
 # %% ../../nbs/nn/20_sets.ipynb #0f9e6bc6
+@record
 class SetTransformer(nn.Module):
     "Pre-norm transformer without positions or dropout, masked and differentiable twice"
     def __init__(self,
@@ -192,9 +192,8 @@ class SetTransformer(nn.Module):
         act='SiLU',    # Name of an activation in `torch.nn`
         bias_out=None, # Bias of the last layer? `None`: only if `out` is given
     ):
-        settings = _settings(locals())
         super().__init__()
-        self.settings, self.inputs = settings, ['mask'] + ['context']*bool(context) + ['pair']*bool(pair)
+        self.context, self.inputs = context, ['mask'] + ['context']*bool(context) + ['pair']*bool(pair)
         self.embed = nn.Linear(dim+context, width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden or 2*width, act) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -208,7 +207,7 @@ class SetTransformer(nn.Module):
         pair:Tensor=None,    # (N, P, P, pair)
     )->Tensor:               # (N, P, width); rows of padding mean nothing
         "What the blocks make of each particle"
-        x,mask = _enter(x, mask, context, self.settings['context'])
+        x,mask = _enter(x, mask, context, self.context)
         bias = mask_bias(mask, x.dtype)
         if self.pair is not None: bias = bias + self.pair(pair).permute(0,3,1,2)
         h = self.embed(x)
