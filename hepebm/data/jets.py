@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/data/jets.html.md"""
 
 # %% auto #0
 __all__ = ['OBS', 'toy_jets', 'DataError', 'check_file', 'file_format', 'check_p4', 'rectangle', 'to_awkward', 'from_awkward',
-           'parquet_contents', 'parquet_rows', 'read_jets', 'write_jets', 'to_logptetaphi', 'from_logptetaphi',
-           'window', 'align']
+           'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5', 'write_jets', 'to_logptetaphi',
+           'from_logptetaphi', 'window', 'align']
 
 # %% ../../nbs/data/12_jets.ipynb #b4acda1b
 import json
@@ -359,6 +359,31 @@ def read_jets(
     return _frame(path, key, n, particles, jet, R)
 
 # %% ../../nbs/data/12_jets.ipynb #d27c96c6
+def write_hdf5(
+    path,     # An HDF5 file
+    a:Arrays, # Anything
+    what,     # What it is, in one word
+):
+    "All arrays under their names; `p4` as the (N, 4P) matrix `constituents`"
+    import h5py
+    with atomic(path) as tmp, h5py.File(tmp, 'w') as f:
+        f.attrs.update(hepebm=what, features=json.dumps(a.features))
+        for k,v in a.items():
+            v = v.detach().cpu().numpy()
+            v, k = (v.reshape(len(v), -1), 'constituents') if k=='p4' else (v, k)
+            f.create_dataset(k, data=v, **dict(compression='gzip', compression_opts=4, shuffle=True) if v.size else {})
+
+def read_hdf5(
+    path,   # A file of `write_hdf5`
+    n,      # Rows from the start; `None` reads all
+    what,   # What it should be
+)->Arrays:
+    "Arrays as they were written (for jets see `read_jets`)"
+    with _hdf5(path) as f:
+        if f.attrs.get('hepebm')!=what: raise DataError(f'{path} holds no {what} written by hepebm, but {f.attrs.get("hepebm", _names(f))}')
+        return Arrays(json.loads(f.attrs['features']), **{k: v[:n] for k,v in f.items()})
+
+# %% ../../nbs/data/12_jets.ipynb #ee539d5d
 def write_jets(
     path,     # `.h5`, `.hdf5` or `.parquet`
     a:Arrays, # With `p4` and `mask`; all other arrays are kept too
@@ -366,18 +391,11 @@ def write_jets(
     "Write jets so that `read_jets` returns the same arrays; in HDF5 `constituents` is the (N, 4P) matrix that others read"
     if 'p4' not in a or 'mask' not in a: raise DataError(f'{path}: jets need p4 and mask, got {", ".join(a.keys())}')
     suffix = Path(path).suffix
-    if suffix not in _WRITERS: raise DataError(f'{path}: suffix {suffix!r}, expected one of {" ".join(_WRITERS)}')
+    if suffix not in ('.h5','.hdf5','.parquet'): raise DataError(f'{path}: suffix {suffix!r}, expected .h5, .hdf5 or .parquet')
     a = a.assign(p4=torch.where(a.mask[...,None], a.p4, 0))
-    with atomic(path) as tmp: _WRITERS[suffix](tmp, a)
-
-def _write_hdf5(path, a):
-    import h5py
-    with h5py.File(path, 'w') as f:
-        f.attrs.update(hepebm='jets', features=json.dumps(a.features))
-        for k,v in a.items():
-            v = v.detach().cpu().numpy()
-            v, k = (v.reshape(len(v), -1), 'constituents') if k=='p4' else (v, k)
-            f.create_dataset(k, data=v, **dict(compression='gzip', compression_opts=4, shuffle=True) if v.size else {})
+    if suffix=='.parquet':
+        with atomic(path) as tmp: _write_parquet(tmp, a)
+    else: write_hdf5(path, a, 'jets')
 
 def _write_parquet(path, a):
     import awkward as ak, pyarrow.parquet as pq
@@ -385,7 +403,7 @@ def _write_parquet(path, a):
     t = ak.to_arrow_table(to_awkward(a), list_to32=True)
     pq.write_table(t.replace_schema_metadata({**(t.schema.metadata or {}), b'hepebm': json.dumps(note).encode()}), path, compression='zstd', row_group_size=10_000)
 
-_WRITERS = {'.h5': _write_hdf5, '.hdf5': _write_hdf5, '.parquet': _write_parquet}
+
 
 # %% ../../nbs/data/12_jets.ipynb #1e1d31b0
 def to_logptetaphi(
