@@ -232,6 +232,19 @@ def weak_labels(
     return ((a.charge.prod(1)<0) & (a.mass>=lo) & (a.mass<=hi)).long()
 
 # %% ../../nbs/data/14_muons.ipynb #549f9dae
+def _inside(mass, lo, hi):
+    m = np.asarray(mass, dtype=np.float64)
+    m = m[(m>lo) & (m<hi)]
+    if len(m)<20: raise DataError(f'{len(m)} pairs between {lo} and {hi} GeV: too few for a fit')
+    return m
+
+def _hessian(f, x, bounds):
+    "Second derivatives by central differences"
+    h = np.minimum(1e-3*np.maximum(abs(x), .1), np.minimum(x-bounds[:,0], bounds[:,1]-x).clip(1e-7)/2)
+    e = np.diag(h)
+    return np.array([[(f(x+a+b)-f(x+a-b)-f(x-a+b)+f(x-a-b))/(4*h[i]*h[j]) for j,b in enumerate(e)] for i,a in enumerate(e)])
+
+# %% ../../nbs/data/14_muons.ipynb #3719328a
 class MassFit:
     "Maximum-likelihood fit of a Voigt peak over an exponential in a mass window; `values`, `errors` and `cov` in the order of `names`"
     names = ('s','m0','sigma','gamma','slope')
@@ -294,18 +307,6 @@ class MassFit:
         ax.plot(x, k*(1-self.values[0])*self.background(x), '--', color='#0072B2', label='continuum')
         ax.set_xlabel('mass of the pair (GeV)'); ax.legend(frameon=False, fontsize=8)
         return ax
-
-def _inside(mass, lo, hi):
-    m = np.asarray(mass, dtype=np.float64)
-    m = m[(m>lo) & (m<hi)]
-    if len(m)<20: raise DataError(f'{len(m)} pairs between {lo} and {hi} GeV: too few for a fit')
-    return m
-
-def _hessian(f, x, bounds):
-    "Second derivatives by central differences"
-    h = np.minimum(1e-3*np.maximum(abs(x), .1), np.minimum(x-bounds[:,0], bounds[:,1]-x).clip(1e-7)/2)
-    e = np.diag(h)
-    return np.array([[(f(x+a+b)-f(x+a-b)-f(x-a+b)+f(x-a-b))/(4*h[i]*h[j]) for j,b in enumerate(e)] for i,a in enumerate(e)])
 
 # %% ../../nbs/data/14_muons.ipynb #e8fb65c7
 class SPlot(NamedTuple):
