@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/core/training.html.md"""
 
 # %% auto #0
 __all__ = ['adam', 'cosine', 'cyclic', 'Task', 'rng_state', 'set_rng_state', 'seed_all', 'stateful', 'get_state', 'set_state',
-           'Means', 'Log', 'read_log', 'register', 'record', 'save_model', 'load_model', 'Run', 'save_checkpoint',
-           'load_checkpoint', 'Watch', 'fit']
+           'Means', 'Log', 'read_log', 'history', 'register', 'record', 'save_model', 'load_model', 'Run',
+           'save_checkpoint', 'load_checkpoint', 'Watch', 'fit']
 
 # %% ../../nbs/core/02_training.ipynb #1bedbe46
 import csv, functools, importlib, inspect, io, json, logging, math, os, random, shutil, signal, tempfile, threading, time, types, warnings
@@ -66,20 +66,20 @@ def cyclic(
 class Task:
     "What `fit` trains: a model, an objective, an optimiser"
     model: nn.Module           # Any module; `fit` trains its parameters that require a gradient
-    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss (those with a leading _ are only logged); a module's own parameters are trained too
+    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss; a module's own parameters are trained too
     opt: Callable = adam(1e-3) # Parameters -> torch optimiser
 
     def parameters(self):
         "All that is trained, those of an objective that is a module included"
         return list(dict.fromkeys(p for m in (self.model, self.objective) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad))
     def terms(self, batch):
-        "The objective's terms on `batch`, checked, and the sum of those without a leading _"
+        "The objective's terms on `batch`, checked, and their sum"
         terms = self.objective(self.model, batch)
         if not isinstance(terms, dict) or not terms: raise TypeError(f'an objective returns a dict of named scalar terms, got {type(terms).__name__}')
         for k,v in terms.items():
             if not isinstance(v, Tensor) or v.ndim: raise TypeError(f'term {k!r} of an objective must be a scalar tensor, got {getattr(v, "shape", v)}')
         if taken := {'step','epoch'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has a column of that name')
-        return terms, sum(v for k,v in terms.items() if not k.startswith('_'))
+        return terms, sum(terms.values())
 
 # %% ../../nbs/core/02_training.ipynb #59ca3839
 def rng_state():
@@ -229,6 +229,14 @@ def read_log(
     with open(path) as f: log.rows = [{k: v for k,v in r.items() if v} for r in csv.DictReader(f)]
     with open(path) as f: log.columns = f.readline().strip().split(',')
     return log.arrays()
+
+def history(
+    log:Arrays, # From `fit` or `read_log`
+    name,       # Of a column
+):              # steps, values
+    "Where `name` was measured, ready to plot"
+    keep = ~log[name].isnan()
+    return log.step[keep], log[name][keep]
 
 # %% ../../nbs/core/02_training.ipynb #ac1aec63
 _registered = {}
@@ -502,9 +510,7 @@ class _Training:
             self.trainer.precision_plugin.load_state_dict(c['precision'])
             for b in self.callbacks: b.load_state_dict(c['callbacks'].get(b.state_key, {}))
         run.restored, self.first = None, True
-        n = run.limit or (math.ceil(len(run.train)/run.size) if isinstance(run.train, Arrays) else None)
-        self.bar.reset(n and n*self.trainer.max_epochs)
-        self.bar.update(run.epoch*(n or 0) + run.batch)
+        self.bar = _bar(run, self.trainer, self.title)
     def on_train_epoch_start(self):
         for g in self.run.opt.param_groups:
             if 'epoch' in g: g['epoch'] = self.run.epoch
@@ -532,7 +538,7 @@ class _Steps:
         if run.out and not last and self.due(): self.save()
     def flush(self):
         self.run.flush()
-        self.bar.set_postfix({k: f'{v:.4g}' for k,v in self.run.terms.items()}, refresh=False)
+        self.bar.set_postfix({k: f'{v:.4g}' for k,v in self.run.terms.items() if k!='loss'}, refresh=False)
     def due(self):
         "Is it time for a checkpoint?"
         run = self.run
@@ -571,12 +577,18 @@ def _keep_best(run):
     run.lowest = run.terms[run.best]
     if not run.rank: save_model(run.out/'best', run.model)
 
-def _module(run, bar, **kw):
+def _bar(run, trainer, title):
+    "One progress bar for all epochs; none under test"
+    from tqdm.auto import tqdm
+    n = run.limit or (math.ceil(len(run.train)/run.size) if isinstance(run.train, Arrays) else 0)
+    return tqdm(total=n*trainer.max_epochs or None, initial=run.epoch*n+run.batch, desc=title, mininterval=.5, disable=bool(os.environ.get('IN_TEST')) or run.rank>0 or title is None)
+
+def _module(run, **kw):
     "`run` as a LightningModule"
     from lightning.pytorch import LightningModule
     class Module(_Training, _Steps, _Validation, LightningModule): pass
     module = Module()
-    vars(module).update(run=run, bar=bar, **kw)
+    vars(module).update(run=run, **kw)
     module.model = run.model
     if isinstance(run.objective, nn.Module): module.objective = run.objective
     return module
@@ -649,7 +661,6 @@ def fit(
 )->Arrays:       # The log: `step epoch <terms> loss valid_<terms> valid_loss`
     "Train `task`; killed and started again, it ends with the same weights"
     from lightning.pytorch import Trainer
-    from tqdm.auto import tqdm
     _check_frozen(task)
     home = task.parameters()[0].device
     callbacks, every, limit = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50), trainer.pop('limit_train_batches', None)
@@ -661,8 +672,7 @@ def fit(
         if out and resume and (run.out/'last.ckpt').exists(): _restore(run, load_checkpoint(run.out/'last.ckpt', run.settings))
         if not run.done and run.epoch < epochs:
             _set_progress(t, run)
-            pbar = tqdm(desc=bar, mininterval=.5, disable=bool(os.environ.get('IN_TEST')) or t.global_rank>0 or bar is None)
-            t.fit(_module(run, pbar, every=every, checkpoint_every=checkpoint_every, watches=watches, callbacks=callbacks),
+            t.fit(_module(run, title=bar, every=every, checkpoint_every=checkpoint_every, watches=watches, callbacks=callbacks),
                 _Batches(run.batches, t), None if valid is None else _Batches(run.valid_batches, t))
         elif run.restored: _set_own(run, run.restored['own'][0])
     if run.average: _swap(run.average, task.model)
