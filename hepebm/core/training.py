@@ -256,17 +256,17 @@ def record(
     @functools.wraps(init)
     def __init__(self, *args, **kw):
         init(self, *args, **kw)
-        if type(self) is not cls: return
-        bound = signature.bind(self, *args, **kw)
-        bound.apply_defaults()
-        _,*rest = bound.arguments.items()
-        by_kind = lambda *kinds: {k: v for k,v in rest if signature.parameters[k].kind in kinds}
-        P = inspect.Parameter
-        self.settings = by_kind(P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY) | {k: v for d in by_kind(P.VAR_KEYWORD).values() for k,v in d.items()}
-        if star := [v for vs in by_kind(P.VAR_POSITIONAL).values() for v in vs]: self.settings = {'*': [*by_kind(P.POSITIONAL_OR_KEYWORD).values(), *star],
-            **{k: v for k,v in self.settings.items() if k not in by_kind(P.POSITIONAL_OR_KEYWORD)}}
+        if type(self) is cls: self.settings = _arguments(signature, self, args, kw)
     cls.__init__ = __init__
     return register(cls)
+
+def _arguments(signature, self, args, kw):
+    "Arguments by name; `*` holds the positional ones of a constructor that takes `*args`"
+    bound,kinds = signature.bind(self, *args, **kw), {k: p.kind for k,p in signature.parameters.items()}
+    bound.apply_defaults()
+    if inspect.Parameter.VAR_POSITIONAL in kinds.values(): return {'*': list(bound.args[1:]), **bound.kwargs}
+    _,*rest = bound.arguments.items()
+    return {k: v for name,o in rest for k,v in (o.items() if kinds[name]==inspect.Parameter.VAR_KEYWORD else [(name, o)])}
 
 def _path(o): return f'{o.__module__}.{o.__qualname__}'
 
