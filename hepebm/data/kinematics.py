@@ -10,7 +10,7 @@ __all__ = ['p4', 'PtEtaPhiM', 'ptetaphim', 'rapidity', 'wrap', 'delta_r', 'jet',
 # %% ../../nbs/data/10_kinematics.ipynb #5ea617d0
 import math
 from typing import NamedTuple
-import torch
+import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core.arrays import Arrays
 
@@ -109,8 +109,8 @@ def jet(
     mask:Tensor=None, # (N, P), True on particles; `None` means all
 )->Tensor:            # (N, 4), zero for an empty jet
     "Summed four-vector of each jet"
-    p4,mask = _trim(p4, mask)
-    return p4.sum(-2)
+    p4 = torch.where(_all(p4, mask)[...,None], p4, 0)
+    return F.pad(p4, (0,0,1,0)).cumsum(-2)[...,-1,:]
 
 def relative(
     p4:Tensor,        # (N, P, 4) four-vectors, GeV
@@ -128,13 +128,6 @@ def _all(p4, mask):
     if mask is None: return torch.ones(p4.shape[:-1], dtype=torch.bool, device=p4.device)
     if mask.shape!=p4.shape[:-1] or mask.dtype!=torch.bool: raise ValueError(f'mask must be bool of shape {tuple(p4.shape[:-1])}, not {mask.dtype} of {tuple(mask.shape)}')
     return mask
-
-def _trim(p4, mask):
-    "Without the slots that no jet fills at the end, so that sums do not depend on the width; zero where padded"
-    mask = _all(p4, mask)
-    used = mask.reshape(-1, mask.shape[-1]).any(0).nonzero()
-    P = int(used.max())+1 if len(used) else 0
-    return torch.where(mask[...,:P,None], p4[...,:P,:], 0), mask[...,:P]
 
 # %% ../../nbs/data/10_kinematics.ipynb #839ed3ee
 class _Local(NamedTuple):
@@ -227,13 +220,13 @@ def _sums(v, labels, n):
 
 def _sorted(f, p4, mask):
     "`f(p4, count)` on chunks of jets by falling multiplicity, particles first; the result in the order of `p4`"
-    p4,mask = _trim(p4, mask)
-    if not mask.shape[1]: p4,mask = (v.new_zeros(len(v), 1, *v.shape[2:]) for v in (p4, mask))
-    p4 = p4.gather(1, (~mask).byte().argsort(dim=1, stable=True)[...,None].expand_as(p4))
+    mask = _all(p4, mask)
+    p4 = torch.where(mask[...,None], p4, 0).gather(1, (~mask).byte().argsort(dim=1, stable=True)[...,None].expand_as(p4))
+    if not p4.shape[1]: p4 = p4.new_zeros(len(p4), 1, 4)
     count,order = mask.sum(1).sort(descending=True, stable=True)
     out,i = [],0
     while i<len(order) or not out:
-        P = max(1, *count[i:i+1].tolist())
+        P = max([1, *count[i:i+1].tolist()])
         rows = slice(i, i+max(64, 2**22//P**2))
         out.append(f(p4[order[rows],:P], count[rows]))
         i = rows.stop
