@@ -26,6 +26,11 @@ def _weight(weight, n):
     if w.shape != (n,): raise ValueError(f'weight has shape {w.shape}, not ({n},)')
     return w
 
+def _weights(weight, a, b):
+    "Weights of two samples from a pair"
+    if weight is not None and len(weight)!=2: raise ValueError(f'weight is a pair, for the first and the second sample, not {len(weight)} entries')
+    return [_weight(w, len(x)) for w,x in zip(weight or (None,None), (a,b))]
+
 # %% ../../nbs/core/03_metrics.ipynb #8ebde890
 class ROC(NamedTuple):
     "Efficiencies at every cut, from the tightest (none passes) to the loosest (all pass)"
@@ -142,9 +147,9 @@ def jsd(
 )->float:
     "Jensen-Shannon divergence in nat, between 0 and ln 2; what is out of range is counted in two bins of its own"
     a,b = _np(a),_np(b)
-    wa,wb = weight or (None,None)
+    wa,wb = _weights(weight, a, b)
     edges = np.linspace(*(range or _range(a,b)), bins+1) if np.ndim(bins)==0 else _np(bins)
-    p,q = _histogram(a, edges, _weight(wa,len(a))),_histogram(b, edges, _weight(wb,len(b)))
+    p,q = _histogram(a, edges, wa),_histogram(b, edges, wb)
     m = (p+q)/2
     return float(sum((x[x>0]*np.log(x[x>0]/m[x>0])).sum() for x in (p,q))/2)
 
@@ -156,7 +161,7 @@ def w1(
 )->float:
     "Wasserstein distance: the integral of |F_a - F_b|, in the unit of the observable"
     a,b = _np(a),_np(b)
-    wa,wb = (_weight(w, len(x)) for w,x in zip(weight or (None,None), (a,b)))
+    wa,wb = _weights(weight, a, b)
     x,d = np.r_[a,b],np.r_[wa/wa.sum(), -wb/wb.sum()]
     o = np.argsort(x)
     return float(np.abs(np.cumsum(d[o])[:-1]) @ np.diff(x[o]))
@@ -227,7 +232,7 @@ def fpd(
 ):                      # Value, error of the fit
     "Fréchet physics distance, extrapolated to infinite batches as in jetnet ([2211.10295](https://arxiv.org/abs/2211.10295))"
     xs = _features(real, gen, normalise)
-    ws = [_weight(w, len(x)) for w,x in zip(weight or (None,None), xs)]
+    ws = _weights(weight, *xs)
     sizes = (1/np.linspace(1/min_samples, 1/max_samples, num_points)).astype('int32')
     rng = np.random.default_rng(seed)
     def one(size): return _frechet(*(m for x,w in zip(xs,ws) for m in _moments(x, w*_draw(rng, len(x), size), size)))
@@ -264,7 +269,7 @@ def kpd(
 ):                    # Median, error
     "Kernel physics distance, as in jetnet ([2211.10295](https://arxiv.org/abs/2211.10295))"
     xs = _features(real, gen, normalise)
-    ws = [_weight(w, len(x)) for w,x in zip(weight or (None,None), xs)]
+    ws = _weights(weight, *xs)
     def batch(x, w, rng):
         i,c = np.unique(rng.choice(len(x), size=batch_size), return_counts=True)
         return x[i], w[i]*c, w[i]**2*c
@@ -285,7 +290,7 @@ def mmd(
     "Unbiased squared maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012)"
     from scipy.spatial.distance import cdist, pdist
     a,b = _features(a, b, False)
-    wa,wb = (_weight(w, len(x)) for w,x in zip(weight or (None,None), (a,b)))
+    wa,wb = _weights(weight, a, b)
     z = np.r_[a,b]
     h = bandwidth or np.median(pdist(z[::-(-len(z)//1000)]))
     return float(_mmd2(lambda x,y: np.exp(-cdist(x, y, 'sqeuclidean')/(2*h*h)), a, b, wa, wb, wa**2, wb**2))
@@ -319,7 +324,7 @@ def c2st(
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold
     x,y = _features(real, gen, False)
-    w = np.concatenate([_weight(w, len(v)) for w,v in zip(weight or (None,None), (x,y))])
+    w = np.concatenate(_weights(weight, x, y))
     if (w<0).any(): raise ValueError('boosted trees cannot be trained with negative weights: leave weight out, or use kpd')
     x,y,s = np.r_[x,y],np.r_[np.zeros(len(x)),np.ones(len(y))],np.zeros(len(w))
     def trees(): return HistGradientBoostingClassifier(max_iter=300, max_leaf_nodes=8, early_stopping=True, random_state=seed)

@@ -128,7 +128,7 @@ def _parts(edges, vertices):
 # %% ../../nbs/nn/22_efps.ipynb #65563875
 @lru_cache(16)
 def _program(graphs):
-    "Plan, rounds of steps with what each lets go, steps of the parts of every graph"
+    "Plan, rounds of steps with what each lets go, steps of all prime parts, and k-th part of every graph (or the number behind the last)"
     p,parts,outs = _Plan(),{},[]
     for g in graphs:
         if any(u==v or min(u,v)<0 for u,v in g): raise ValueError(f'{g} is no graph: an edge joins two different vertices, numbered from 0')
@@ -139,7 +139,8 @@ def _program(graphs):
             key = tuple(sorted(((name[u],name[v]),m) for (u,v),m in part.items()))
             if key not in parts: parts[key] = _total(p, {e: p.power(m) for e,m in key}, {i: [] for i in range(len(vs))})
             outs[-1].append(parts[key])
-    return p, _rounds(p, {i for o in outs for i in o}), outs
+    at = {i: n for n,i in enumerate(dict.fromkeys(parts.values()))}
+    return p, _rounds(p, set(at)), list(at), [[at[o[k]] if k<len(o) else len(at) for o in outs] for k in range(max(map(len, outs), default=1))]
 
 def _together(p, s): return s[0] in ('matvec','sum') and not p.deep(s[1])
 
@@ -160,7 +161,14 @@ def _lift(x, have, want):
 
 class _Run:
     "Values of the steps of a plan, from fractions (N, M) and angles (N, M, M)"
-    def __init__(self, plan, z, theta): self.p,self.z,self.theta,self.val = plan,z,theta,{}
+    def __init__(self, plan, z, theta, spare):
+        self.p,self.z,self.theta,self.val = plan,z,theta,{}
+        self.reuse = not (z.requires_grad or theta.requires_grad or any(plan.depth)) # a gradient needs what it used, a row is a view
+        self.spare = [o for o in spare if o.shape==theta.shape] if self.reuse else []
+    def out(self): return dict(out=self.spare.pop() if self.spare else torch.empty_like(self.theta)) if self.reuse else {}
+    def drop(self, i):
+        x = self.val.pop(i)
+        if self.reuse and self.p.steps[i][0] in ('times','chain'): self.spare.append(x)
     def vec(self, v, d): return _lift(self.val[v], self.p.depth[v], d)
     def mat(self, m, d): return _lift(self.val[m[0]].mT if m[1] else self.val[m[0]], self.p.depth[m[0]], d)
     def zvec(self, v, d=None):
@@ -169,15 +177,18 @@ class _Run:
     def step(self, i):
         (op,*a),d = self.p.steps[i],self.p.depth[i]
         if op=='power': return self.theta
-        if op=='times': return self.mat(a[0], d)*self.mat(a[1], d)
+        if op=='times': return torch.mul(self.mat(a[0], d), self.mat(a[1], d), **self.out())
         if op=='chain': return self.chain(*a, d)
         if op=='mul': return self.vec(a[0], d)*self.vec(a[1], d)
         if op=='row': return self.mat(a[0], a[1])
         if op=='sum': return self.zvec(a[0]).sum(-1)
         if op=='matvec': return (self.mat(a[0], d) @ self.zvec(a[1], d)[...,None])[...,0]
     def chain(self, a, v, b, d):
-        x = self.mat(a, d)*self.zvec(v, d)[...,None,:]
-        return x@self.mat(b, d) if self.p.deep(b) else (x.flatten(1, -2)@self.mat(b, 0)).reshape(x.shape)
+        x = torch.mul(self.mat(a, d), self.zvec(v, d)[...,None,:], **self.out())
+        if self.p.deep(b): return x@self.mat(b, d)
+        y = torch.matmul(x.flatten(1, -2), self.mat(b, 0), **self.out()).reshape(x.shape)
+        if self.reuse: self.spare.append(x)
+        return y
     def matvecs(self, ids):
         "All vectors that go through one matrix"
         vs = [self.zvec(self.p.steps[i][2]) for i in ids]
@@ -191,14 +202,16 @@ class _Run:
         s = self.p.steps[ids[0]]
         self.val.update(zip(ids, getattr(self, s[0]+'s')(ids) if _together(self.p, s) else [self.step(ids[0])]))
 
-def _evaluate(program, z, theta):
+def _evaluate(program, z, theta, spare):
     "Values of all graphs (N, G)"
-    p,rounds,outs = program
-    run = _Run(p, z, theta)
+    p,rounds,parts,outs = program
+    run = _Run(p, z, theta, spare)
     for ids,done in rounds:
         run(ids)
-        for i in done: del run.val[i]
-    return torch.stack([prod(run.val[i] for i in o) for o in outs], 1)
+        for i in done: run.drop(i)
+    spare[:] = run.spare
+    primes = torch.stack([run.val[i] for i in parts]+[torch.ones_like(z[:,0])])
+    return prod((primes[o] for o in outs[1:]), start=primes[outs[0]]).T
 
 # %% ../../nbs/nn/22_efps.ipynb #3961a705
 def _theta(angles, beta):
@@ -217,18 +230,19 @@ def efps(
     kappa=1.,            # Power of the momentum fractions
     beta=1.,             # Power of the angles
     normed=True,         # Divide by the summed momentum, to the power kappa?
-    memory=None,         # Numbers that a matrix of one chunk may hold; `None`: 2^17 on a CPU, where it should stay in the cache, else 2^24
+    memory=None,         # Bytes for the matrices (N, M, M) of one chunk; `None`: 2^20 on a CPU, where they should stay in the cache, else 2^27
 )->Tensor:               # (N, G)
     "Energy flow polynomials, EnergyFlow's hadronic measure ([1712.07124](https://arxiv.org/abs/1712.07124)); differentiable"
     if beta<=0: raise ValueError(f'beta is a positive power of the angles, not {beta}')
     if mask.shape!=z.shape or angles_or_p4.shape[:-1]!=z.shape: raise ValueError(f'z {tuple(z.shape)}, mask {tuple(mask.shape)} and angles {tuple(angles_or_p4.shape)} must agree in jets and particles')
+    graphs = list(graphs)
     program = _program(tuple(tuple(map(tuple, g)) for g in graphs))
     x = torch.where(mask[...,None], angles_or_p4, 0)
     if x.shape[-1]==4: x = torch.stack([rapidity(x), ptetaphim(x).phi], -1)
     w = _fractions(z, mask, kappa, normed)
-    outs = [z.new_zeros(0, len(program[2]))]
-    for rows,slots in _chunks(mask, memory or 2**(17 if z.device.type=='cpu' else 24), max(program[0].depth)):
-        outs.append(_evaluate(program, w[rows].gather(1, slots), _theta(x[rows].gather(1, slots[...,None].expand(-1, -1, 2)), beta)))
+    outs,spare = [z.new_zeros(0, len(graphs))],[]
+    for rows,slots in _chunks(mask, (memory or 2**(20 if z.device.type=='cpu' else 27))//w.element_size(), max(program[0].depth)):
+        outs.append(_evaluate(program, w[rows].gather(1, slots), _theta(x[rows].gather(1, slots[...,None].expand(-1, -1, 2)), beta), spare))
     return torch.cat(outs)[mask.sum(1).argsort(stable=True).argsort()]
 
 def _fractions(pt, mask, kappa, normed):
