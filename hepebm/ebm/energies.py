@@ -41,10 +41,20 @@ class MLPEnergy(nn.Module):
     ):
         super().__init__()
         self.net = mlp(dim, *[width]*depth, 1, act=act, bias_out=False)
+        self.by_hand = act=='SiLU'
     def forward(self,
         x:Tensor, # (N, dim)
     )->Tensor:    # (N,)
         return self.net(x.flatten(1)).squeeze(-1)
+    @torch.no_grad()
+    def energy_grad(self, x):
+        "Energy and gradient without a tape, for SiLU"
+        *layers, last = list(self.net)[::2]
+        h, inner = x.flatten(1), []
+        for layer in layers: inner.append(nn.functional.linear(h, layer.weight, layer.bias)); h = nn.functional.silu(inner[-1])
+        energy, g = (h@last.weight.T).squeeze(-1), last.weight.expand_as(h)
+        for layer,z in zip(layers[::-1], inner[::-1]): g = torch.ops.aten.silu_backward(g, z)@layer.weight
+        return energy, g.reshape(x.shape)
 
 # %% ../../nbs/ebm/30_energies.ipynb #e8bbcafd
 def energy_grad(
@@ -53,6 +63,7 @@ def energy_grad(
     create_graph=False, # Keep the graph, to differentiate the gradient once more?
 ):                      # energies (N,), gradients like x
     "Energy and its gradient in `x` from one pass; without `create_graph` no graph is left behind"
+    if not create_graph and getattr(E, 'by_hand', False): return E.energy_grad(x.detach())
     with torch.enable_grad():
         if not (create_graph and x.requires_grad): x = x.detach().requires_grad_()
         energy = E(x)
