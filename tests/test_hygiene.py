@@ -7,9 +7,17 @@ root = Path(__file__).resolve().parent.parent
 nbs = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
 heavy = 'image/png image/jpeg image/svg+xml application/vnd.plotly.v1+json text/html'.split()
 
-def bound(tree):
-    "Names that a piece of code defines"
-    for n in ast.walk(tree):
+inner = ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
+
+def outer(node):
+    "Nodes outside the bodies of functions, classes and comprehensions"
+    yield node
+    if not isinstance(node, inner):
+        for n in ast.iter_child_nodes(node): yield from outer(n)
+
+def bound(nodes):
+    "Names that these nodes define"
+    for n in nodes:
         if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load): yield n.id
         elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): yield n.name
         elif isinstance(n, ast.arg): yield n.arg
@@ -23,8 +31,8 @@ def missing(sources):
         if '#| eval: false' in s or re.search(r'^ *[%!]', s, re.M): continue
         tree, exported = ast.parse(s), '#| export' in s
         if not exported and not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree)): continue
-        known |= set(bound(tree))
-        used = {n.id for t in tree.body if not isinstance(t, (ast.FunctionDef, ast.ClassDef)) for n in ast.walk(t) if isinstance(n, ast.Name)}
+        known |= set(bound(outer(tree)))
+        used = {n.id for t in tree.body if not isinstance(t, (ast.FunctionDef, ast.ClassDef)) for n in ast.walk(t) if isinstance(n, ast.Name)} - set(bound(ast.walk(tree)))
         if not exported and used - known: yield s.splitlines()[0], sorted(used - known)
 
 def problems(nb, path):
