@@ -1,5 +1,6 @@
 "Generated events: masses where they must be, the same bits whatever the number of workers, and what was shipped can be made again."
-import multiprocessing, subprocess, sys
+import os, subprocess, sys
+from pathlib import Path
 import numpy as np, pytest, torch
 from hepebm.data import generators as g, samples as s
 
@@ -80,7 +81,6 @@ def test_cache_two_processes(tmp_path):
     code = ("from hepebm.data import generators as g, samples\nimport torch, time\n"
             "def make(): time.sleep(.5); return g.Arrays(x=torch.arange(100_000))\n"
             "assert len(g._cached(make, True, name='x'))==100_000")
-    import os
     env = dict(os.environ, HEPEBM_CACHE=str(tmp_path), PYTHONPATH=os.pathsep.join(sys.path))
     ps = [subprocess.Popen([sys.executable, '-c', code], env=env) for _ in range(2)]
     assert [p.wait(120) for p in ps]==[0,0] and len(list(tmp_path.iterdir()))==1
@@ -102,6 +102,20 @@ def test_softdrop_of_two_prongs():
     assert abs(a-m(hard))<1e-6 and abs(b-m(hard))<1e-6 and m(soft)>m(hard)+1
     assert tau[0,1]<1e-6 < tau[0,0]
 
+@needs
+def test_cluster():
+    "Every radius finds every particle once; an event without hard jets gives none"
+    g_ = torch.Generator().manual_seed(1)
+    p4 = torch.randn(5, 30, 4, generator=g_)
+    p4[...,0] = p4[...,1:].norm(dim=-1)
+    a = g.Arrays(p4=p4, mask=torch.rand(5, 30, generator=g_)<.8, tag=torch.arange(150).reshape(5,30))
+    for algorithm in ('antikt','kt','ca'):
+        j = g.cluster(a, R=.4, algorithm=algorithm, pt_min=0.)
+        assert sorted(j.tag[j.mask].tolist())==a.tag[a.mask].tolist()
+        assert all((j.tag[k][j.mask[k]]//30==j.event[k]).all() for k in range(len(j)))
+    assert len(g.cluster(a, pt_min=1e3))==0
+    with pytest.raises(ValueError, match='antikt'): g.cluster(a, algorithm='cone')
+
 def test_missing(monkeypatch):
     "Without the wheels: one clear sentence"
     monkeypatch.setattr(g, 'available', lambda: False)
@@ -120,3 +134,20 @@ def test_muon_isolation():
     assert iso(z).median()<.01 and iso(b).median()>.3
     assert b.d0[:,0].abs().median() > 3*z.d0[:,0].abs().median()
     assert abs(half_sample_mode(z.mass)-91.2)<1.5
+
+real = os.environ.get('HEPEBM_REAL_DATA')
+
+@needs
+@pytest.mark.long
+@pytest.mark.skipif(not real, reason='HEPEBM_REAL_DATA names no folder with jetclass_example500_*.npy')
+@pytest.mark.parametrize('process,mass', [('QCD',.25), ('Hbb',.06), ('Hgg',.06), ('Wqq',.06), ('Tbqq',.06), ('Tbl',.12)])
+def test_like_jetclass(process, mass):
+    "Median mass and mean number of constituents of the published jets (about 50 a class: 5 % on the number)"
+    path = Path(real)
+    x = np.load(path/'jetclass_example500_pfVectors.npy').transpose(0,2,1).astype(float)
+    mine = np.load(path/'jetclass_example500_labels.npy').argmax(1)==g.PROCESSES.index(process)
+    n = (np.load(path/'jetclass_example500_pfMask.npy')[mine,0]>0).sum(1).mean()
+    p = x[mine].sum(1)
+    m = np.median(np.sqrt(np.maximum(p[:,3]**2-(p[:,:3]**2).sum(1), 0)))
+    a = g.jets(process, 300, seed=1)
+    assert abs(a.jet_n.float().mean()/n-1)<.2 and abs(a.jet_mass.median()/m-1)<mass

@@ -420,8 +420,8 @@ def _remote(name, chunk, kw):
 
 def _collect(make, kw, n, jobs, name):
     "The first `n` rows of the chunks 0, 1, ... of the function called `make`, made by `jobs` processes"
-    from joblib import Parallel, delayed
-    out, have = [], 0
+    from joblib import Parallel, delayed, effective_n_jobs
+    out, have, jobs = [], 0, effective_n_jobs(jobs)
     bar = tqdm(total=n, desc=name, unit='', disable='IN_TEST' in os.environ or n<500)
     with bar, Parallel(n_jobs=jobs) as pool:
         for k in count(0, jobs):
@@ -464,7 +464,7 @@ def jets(
     seed=0,         # Same seed, same jets, whatever `jobs` is
     pt=(500, 1000), # Window in jet pt [GeV]
     R=.8,           # Radius of anti-kT
-    jobs=1,         # Processes
+    jobs=1,         # Processes (-1: all cores); through joblib, so its backends apply
     particles=128,  # Leading constituents to keep
     artefact=None,  # The track artefact of the JetClass card? By default for the ten classes only
     cache=True,     # Keep the result, and use what was kept
@@ -591,7 +591,7 @@ def muons(
     n,          # Events
     seed=0,     # Same seed, same events, whatever `jobs` is
     pileup=0,   # Collisions piled up on each, on average
-    jobs=1,     # Processes
+    jobs=1,     # Processes (-1: all cores)
     pt_min=None, # Least pt of the muons [GeV]; 25, or 10 for `DY`
     pairs=None, # Ask for two muons? By default for `Z` and `DY`
     mass=None,  # Window (lo, hi) in the mass of the pair [GeV]
