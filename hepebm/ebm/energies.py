@@ -64,8 +64,8 @@ def energy_grad(
 ):                      # energies (N,), gradients like x
     "Energy and its gradient in `x` from one pass; without `create_graph` no graph is left behind"
     if not create_graph and getattr(E, 'by_hand', False): return E.energy_grad(x.detach())
-    with torch.enable_grad():
-        if not (create_graph and x.requires_grad): x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        if not (create_graph and x.requires_grad): x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         energy = E(x)
         if energy.shape != x.shape[:1]: raise ValueError(f'an energy is one number per event, shape ({len(x)},); this one has shape {tuple(energy.shape)}')
         grad, = torch.autograd.grad(energy.sum(), x, create_graph=create_graph)

@@ -254,7 +254,9 @@ class Random(nn.Module):
     def _restored(self, device):
         (kind,rank,state), self._saved = self._saved, None
         if (kind,rank)!=(device.type,_rank()): return self._new(device, zlib.crc32(bytes(state.tolist())))
-        return torch.Generator(device).set_state(state.cpu())
+        g = torch.Generator(device)
+        g.set_state(state.cpu())
+        return g
     def __getstate__(self): return {**self.__dict__, '_saved': self.get_extra_state(), '_box': _Box()}
     def get_extra_state(self): return self._saved if self._box.g is None else (self._box.g.device.type, _rank(), self._box.g.get_state())
     def set_extra_state(self, state): self._saved, self._box.g = state, None
