@@ -8,7 +8,7 @@ python -c 'import myst_nb, sphinx_book_theme, sphinx_design, sphinx_copybutton' 
   echo "installing Sphinx and its theme"; python -m pip install -q -c constraints.txt -e ".[docs]"; }
 rm -rf _site_src _site && mkdir -p _site_src/_static
 python tools/sidebar.py
-python -c 'from nbdev.serve import proc_nbs; proc_nbs()'
+PYTHONWARNINGS=ignore::UserWarning python -c 'from nbdev.serve import proc_nbs; proc_nbs()'
 python tools/to_myst.py _proc _site_src
 python - <<'PY'
 # what a page would else load from the network: MathJax in one file, plotly.js
@@ -21,4 +21,5 @@ shutil.copy(distribution('plotly').locate_file('plotly/package_data/plotly.min.j
 shutil.copy('nbs/styles.css', static)
 PY
 python -m sphinx -q -c tools -b html _site_src _site
+rm -rf jupyter_execute
 echo "open _site/index.html"
