@@ -338,11 +338,15 @@ def load_model(
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as e: raise ValueError(f'{path/"model.json"} does not describe a model: {e}') from e
     try: state = load_file(path/'model.safetensors') | {k: _decode(v) for k,v in doc['extra'].items()}
     except Exception as e: raise ValueError(f'{path/"model.safetensors"} is damaged or truncated: {e}') from e
-    for k,t in (*model.named_parameters(), *model.named_buffers()):
-        if k in state: t.data = t.data.to(state[k].dtype)
-    try: model.load_state_dict(state)
+    try: _load(model, state)
     except RuntimeError as e: raise ValueError(f'{path/"model.safetensors"} does not fit {doc["model"]["class"]}: {" ".join(str(e).split())}') from e
     return model
+
+def _load(model, state):
+    "`load_state_dict` that keeps the precision of `state`"
+    for k,t in (*model.named_parameters(), *model.named_buffers()):
+        if k in state: t.data = t.data.to(state[k].dtype)
+    model.load_state_dict(state)
 
 # %% ../../nbs/core/02_training.ipynb #1ed788e2
 class Run:
@@ -481,7 +485,7 @@ def load_checkpoint(
 def _restore(run, c):
     "Take up a checkpoint; the optimiser and the random numbers follow when the loop starts"
     for k in _place: setattr(run, k, c['place'][k])
-    run.model.load_state_dict(c['model'])
+    _load(run.model, c['model'])
     run.average, run.restored = c['average'], c
 
 def _begin(run, rank):
@@ -509,9 +513,11 @@ class _Training:
         if c:
             self.trainer.precision_plugin.load_state_dict(c['precision'])
             for b in self.callbacks: b.load_state_dict(c['callbacks'].get(b.state_key, {}))
-        run.restored, self.first = None, True
+        run.restored, self.first, self.began = None, True, False
         self.bar = _bar(run, self.trainer, self.title)
     def on_train_epoch_start(self):
+        if self.began and self.run.out: self.save()  # here all callbacks have seen the end of the last epoch
+        self.began = True
         for g in self.run.opt.param_groups:
             if 'epoch' in g: g['epoch'] = self.run.epoch
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
@@ -549,9 +555,10 @@ class _Steps:
     def on_train_epoch_end(self):
         self.flush()
         if self.trainer.is_last_batch: self.run.epoch, self.run.batch = self.run.epoch+1, 0
+    def on_train_end(self):
+        self.bar.close()
         self.run.done = self.trainer.should_stop and not self.run.timed
         if self.run.out: self.save()
-    def on_train_end(self): self.bar.close()
 
 # %% ../../nbs/core/02_training.ipynb #d4cd2eec
 class _Validation:
