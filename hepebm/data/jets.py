@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/data/jets.html.md"""
 
 # %% auto #0
 __all__ = ['OBS', 'toy_jets', 'DataError', 'check_file', 'file_format', 'check_p4', 'rectangle', 'to_awkward', 'from_awkward',
-           'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5', 'write_jets', 'to_logptetaphi',
-           'from_logptetaphi', 'window', 'align']
+           'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5', 'hdf5_contents', 'write_jets',
+           'to_logptetaphi', 'from_logptetaphi', 'window', 'align']
 
 # %% ../../nbs/data/12_jets.ipynb #b4acda1b
 import json
@@ -382,6 +382,16 @@ def read_hdf5(
     with _hdf5(path) as f:
         if f.attrs.get('hepebm')!=what: raise DataError(f'{path} holds no {what} written by hepebm, but {f.attrs.get("hepebm", _names(f))}')
         return Arrays(json.loads(f.attrs['features']), **{k: v[:n] for k,v in f.items()})
+
+
+def hdf5_contents(
+    path, # An HDF5 file
+):        # key -> shape; what it is, if hepebm wrote it
+    "What an HDF5 file holds, without reading it"
+    shapes = {}
+    with _hdf5(path) as f:
+        f.visititems(lambda k,o: shapes.update({k: o.shape}) if hasattr(o, 'shape') else None)
+        return shapes, f.attrs.get('hepebm')
 
 # %% ../../nbs/data/12_jets.ipynb #ee539d5d
 def write_jets(
