@@ -176,6 +176,7 @@ def _unpack(tar, folder):
     for p in (tar, Path(f'{tar}.checked')): p.unlink()
     return folder
 
+# %% ../../nbs/data/16_public.ipynb #e4781e32
 def _entry(name, split=None):
     "The set of that name, and its split"
     name, _, own = name.partition('/')
