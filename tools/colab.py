@@ -1,6 +1,7 @@
-"Give every notebook its Colab badge and install cell, from `colab_install` and `repository` in settings.ini; idempotent."
+"Give every notebook its Colab badge and install cell, from `colab_install` and `repository` in settings.ini, and the book its sidebar; idempotent."
 import configparser, json, re
 from pathlib import Path
+import sidebar
 
 root = Path(__file__).resolve().parent.parent
 cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
@@ -28,3 +29,4 @@ def dress(path):
 
 for p in sorted((root/'nbs').rglob('*.ipynb')):
     if '.ipynb_checkpoints' not in p.parts and dress(p): print(f'{p.relative_to(root)}: badge and install cell written')
+sidebar.write()

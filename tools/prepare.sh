@@ -2,7 +2,6 @@
 # What follows from the notebooks: badges, sidebar, README, clean cells, the modules.
 set -eu
 python tools/colab.py
-python tools/sidebar.py
 nbdev-clean
 nbdev-export
 python tools/readme.py

@@ -13,11 +13,11 @@ def book():
     at = sum(t not in ('Gallery', 'About') for t,_ in sections)
     return [(None, [index])] + sections[:at] + ([('Command line', rest)] if rest else []) + sections[at:]
 
-def yml():
+def write():
     out = ['# written by tools/sidebar.py', 'website:', '  sidebar:', '    contents:']
     for title,pages in book():
         if title: out += [f'      - section: {title}', '        contents:']
         out += [f'{"          " if title else "      "}- {p}' for p in pages]
-    return '\n'.join(out) + '\n'
+    (nbs/'sidebar.yml').write_text('\n'.join(out) + '\n')
 
-if __name__=='__main__': (nbs/'sidebar.yml').write_text(yml())
+if __name__=='__main__': write()
