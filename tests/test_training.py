@@ -85,3 +85,11 @@ def test_bad_objectives():
     with pytest.raises(ValueError, match='cannot name an array'): fit(Task(net(), lambda m, b: dict(split=m(b.x).mean())), data())
     with pytest.raises(ValueError, match='no parameter'): fit(Task(net().requires_grad_(False), mse), data())
     with pytest.raises(TypeError, match='recorded settings'): fit(Task(net(), mse), data(), data(), out='nowhere', best='valid_loss')
+
+def test_state_must_be_plain(tmp_path):
+    "What only pickle could read back is refused when it is written"
+    import numpy as np
+    class Odd(Cut):
+        def get_extra_state(self): return dict(pool=np.zeros(3))
+        def set_extra_state(self, s): pass
+    with pytest.raises(TypeError, match='pool is a ndarray'): fit(Task(net(), Odd(0, None)), data(), epochs=1, out=tmp_path)

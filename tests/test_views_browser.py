@@ -91,3 +91,24 @@ def test_views_in_jupyter(lab, tmp_path):
         page.screenshot(path=str(tmp_path/'views.png'))
         context.close()
     assert not errors
+
+def test_slider_offline(tmp_path):
+    "The frozen twin moves without a kernel and without the network"
+    pytest.importorskip('playwright', reason='needs playwright: pip install playwright')
+    if not find_chromium(): pytest.skip('needs chromium')
+    from playwright.sync_api import sync_playwright
+    from hepebm.core.views import Plane, slider
+    plane = Plane(2, n=16, trail=3)
+    plane.update(density=lambda x: (-x.square().sum(1)).exp())
+    slider((dict(points=[[-1+.2*i, 0.]]) for i in range(11)), plane).write_html(tmp_path/'f.html', include_plotlyjs=True, auto_play=False)
+    with sync_playwright() as p:
+        context = p.chromium.launch_persistent_context(str(tmp_path/'profile'), executable_path=find_chromium(), headless=True, args=ARGS, offline=True)
+        page = context.new_page()
+        page.goto((tmp_path/'f.html').as_uri())
+        last = lambda: page.evaluate("() => Array.from(document.querySelector('.js-plotly-plot')._fullData[2].x)[0]")
+        until(page, lambda: page.locator('.slider-container').count()==1)
+        assert abs(last()+1) < 1e-6
+        box = page.locator('.slider-rail-rect').bounding_box()
+        page.mouse.click(box['x']+box['width']-8, box['y']+box['height']/2)
+        until(page, lambda: abs(last()-1) < 1e-6, 10)
+        context.close()

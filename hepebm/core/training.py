@@ -10,7 +10,7 @@ __all__ = ['adam', 'cosine', 'cyclic', 'Task', 'rng_state', 'set_rng_state', 'se
            'save_checkpoint', 'load_checkpoint', 'Watch', 'fit']
 
 # %% ../../nbs/core/02_training.ipynb #1bedbe46
-import csv, functools, importlib, inspect, io, json, logging, math, os, random, shutil, signal, tempfile, threading, time, types, warnings
+import csv, functools, importlib, inspect, io, json, logging, math, os, random, shutil, signal, tempfile, threading, time, types, warnings, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
@@ -314,7 +314,7 @@ def save_model(
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path/'model.json').exists()): raise ValueError(f'{path} exists and is not the folder of a model')
     state = model.state_dict()
     doc = dict(hepebm=__version__, model=_encode(model, type(model).__name__), extra={k: _encode(v, k) for k,v in state.items() if not isinstance(v, Tensor)})
-    with torch.random.fork_rng(): again = set(_decode(doc['model']).state_dict())
+    with torch.random.fork_rng(devices=[]): again = set(_decode(doc['model']).state_dict())
     if again != set(state): raise ValueError(f'{type(model).__name__} cannot be made again from its settings: {sorted(again ^ set(state))} would differ. What it holds must be made in, or passed to, its constructor')
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as tmp:
@@ -334,7 +334,7 @@ def load_model(
         if not (path/f).is_file(): raise FileNotFoundError(f'{path/f}: no such file; a model is a folder written by hepebm.core.training.save_model')
     try:
         doc = json.loads((path/'model.json').read_text())
-        with torch.random.fork_rng(): model = _decode(doc['model'])
+        with torch.random.fork_rng(devices=[]): model = _decode(doc['model'])
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as e: raise ValueError(f'{path/"model.json"} does not describe a model: {e}') from e
     try: state = load_file(path/'model.safetensors') | {k: _decode(v) for k,v in doc['extra'].items()}
     except Exception as e: raise ValueError(f'{path/"model.safetensors"} is damaged or truncated: {e}') from e
@@ -420,7 +420,7 @@ def _stateful(run):
 def _own(run): return dict(rng=rng_state(), objective={k: get_state(v) for k,v in _stateful(run).items()})
 
 def _set_own(run, own):
-    device = next(run.model.parameters()).device
+    device = run.task.parameters()[0].device
     for k,v in _stateful(run).items(): set_state(v, _tree(lambda t: t.to(device), own['objective'][k]) if k in own.get('moved', ()) else own['objective'][k])
     set_rng_state(own['rng'])
 
@@ -464,6 +464,7 @@ def save_checkpoint(
     if _world()>1: torch.distributed.all_gather_object(owns, own)
     if run.rank: return
     start = time.monotonic()
+    for o in owns: _check_plain(o['objective'], 'state')
     state = dict(model=run.model.state_dict(), opt=run.opt.state_dict(), average=run.average, own=owns, **extra)
     with atomic(run.out/'last.ckpt') as tmp: torch.save(dict(settings=run.settings, place={k: getattr(run, k) for k in _place}, **state), tmp)
     run.saved = time.monotonic()
@@ -522,7 +523,7 @@ class _Training:
             if 'epoch' in g: g['epoch'] = self.run.epoch
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         precision = str(self.trainer.precision)
-        cast = (next(self.run.model.parameters()).dtype,) if precision.endswith('-true') and precision!='32-true' else ()
+        cast = (self.run.task.parameters()[0].dtype,) if precision.endswith('-true') and precision!='32-true' else ()
         return _to(batch[0], device, *cast), batch[1]
     def training_step(self, batch, batch_idx): return self.run.loss(*batch)
     def on_after_backward(self):
@@ -669,8 +670,9 @@ def fit(
     "Train `task`; killed and started again, it ends with the same weights"
     from lightning.pytorch import Trainer
     _check_frozen(task)
+    if type(limit := trainer.pop('limit_train_batches', None)) not in (int, type(None)): raise ValueError(f'limit_train_batches is a number of batches, not {limit}')
     home = task.parameters()[0].device
-    callbacks, every, limit = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50), trainer.pop('limit_train_batches', None)
+    callbacks, every = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50)
     watches, callbacks = [c for c in callbacks if isinstance(c, Watch)], [c for c in callbacks if not isinstance(c, Watch)]
     run = Run(task, train, valid, size, seed, out, best, ema, limit, timed='max_time' in trainer)
     with _quiet():
@@ -700,14 +702,30 @@ def _settings(run, trainer):
     t = run.task
     n = sum(p.numel() for p in t.model.parameters())
     return dict(model=f'{_describe(t.model)} of {n} parameters', objective=_describe(t.objective), opt=_describe(t.opt), size=run.size, seed=run.seed,
-        train=f'{len(run.train)} rows' if isinstance(run.train, Arrays) else type(run.train).__name__, valid=run.valid is not None, ema=run.ema, limit_train_batches=run.limit,
+        train=_fingerprint(run.train), valid=run.valid is not None, ema=run.ema, limit_train_batches=run.limit,
         processes=trainer.world_size, **{k: str(getattr(trainer, k)) for k in ('precision','accumulate_grad_batches','gradient_clip_val')})
+
+def _fingerprint(data):
+    "Rows and a checksum of a thousand of them"
+    if not isinstance(data, Arrays): return type(data).__name__
+    some = data[::max(1, len(data)//1000)]
+    crc = functools.reduce(lambda c,v: zlib.crc32(v.detach().cpu().contiguous().view(torch.uint8).numpy(), c), (v for _,v in sorted(some.items())), 0)
+    return f'{len(data)} rows with checksum {crc:08x}'
 
 def _set_progress(trainer, run):
     "Make Lightning count on from where the run stands"
     p = trainer.fit_loop.epoch_progress.current
     p.ready = p.started = p.processed = p.completed = run.epoch
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = run.step
+
+def _check_plain(o, where):
+    "A checkpoint that only pickle could read is found out when it is written, not when it is needed"
+    if isinstance(o, dict):
+        for k,v in o.items(): _check_plain(v, f'{where}.{k}')
+    elif type(o) in (list, tuple):
+        for i,v in enumerate(o): _check_plain(v, f'{where}.{i}')
+    elif not (o is None or isinstance(o, (Tensor, torch.dtype)) or type(o) in (str, bool, int, float)):
+        raise TypeError(f'{where} is a {type(o).__name__}: get_extra_state must return tensors, numbers, strings, and lists, tuples and dicts of these')
 
 def _check_frozen(task):
     "An objective that is no module cannot have parameters that are trained: say so rather than leave them as they are"
