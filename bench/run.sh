@@ -1,0 +1,12 @@
+#!/bin/sh
+# The benchmarks one after the other on one thread, each printing its figures and versions; LONG=1 at the size of those in results/.
+set -eu
+BIN=$(cd "${BIN:-.venv/bin}" && pwd)
+export OMP_NUM_THREADS=1
+if [ -n "${LONG:-}" ]; then set -- "efps.py 9" "generators.py 400"
+else set -- "efps.py 3" "generators.py 20"; fi
+for b; do
+  echo "== $b"
+  # shellcheck disable=SC2086
+  PYTHONPATH=. "$BIN/python" bench/$b
+done
