@@ -9,12 +9,12 @@ __all__ = ['CLASSES', 'PREFIXES', 'QUANTITIES', 'PART', 'OMNIJET', 'FEATURES', '
            'write_jetclass', 'share', 'stream']
 
 # %% ../../nbs/data/13_jetclass.ipynb #329ef624
-import glob, struct
+import glob, struct, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from ..core.arrays import Arrays, Scaler, atomic, concat
-from .jets import DataError, check_file, check_p4, file_format, parquet_contents, parquet_rows, rectangle
+from .jets import DataError, check_file, check_p4, file_format, parquet_contents, parquet_rows, plain, rectangle
 
 # %% ../../nbs/data/13_jetclass.ipynb #8a0d0109
 CLASSES = tuple('QCD Hbb Hcc Hgg H4q Hqql Zqq Wqq Tbqq Tbl'.split())
@@ -76,7 +76,11 @@ def _paths(paths):
     if not out: raise DataError(f'no file matches {", ".join(map(str,paths))}')
     return [check_file(p) for p in out]
 
-_BROKEN = (OSError, ValueError, KeyError, IndexError, EOFError, AssertionError, struct.error)
+def _broken():
+    "What uproot raises on files that are not what they should be"
+    from cramjam import DecompressionError
+    from uproot.deserialization import DeserializationError
+    return OSError, ValueError, LookupError, EOFError, AssertionError, TypeError, RuntimeError, struct.error, zlib.error, DecompressionError, DeserializationError
 
 @contextmanager
 def open_file(
@@ -87,7 +91,7 @@ def open_file(
     try:
         with uproot.open(path) as f: yield f
     except DataError: raise
-    except _BROKEN as e: raise DataError(f'{path} cannot be read as ROOT, probably it is truncated ({_first_line(e)}): download or write it again') from e
+    except _broken() as e: raise DataError(f'{path} cannot be read as ROOT, probably it is truncated ({_first_line(e)}): download or write it again') from e
 
 @contextmanager
 def open_tree(
@@ -150,7 +154,7 @@ def _momenta(x, per, particles, path, start):
 
 def _jet_property(v):
     import awkward as ak
-    return np.array(ak.to_numpy(v)) if v.ndim==1 else rectangle(ak.to_numpy(ak.flatten(v)), ak.to_numpy(ak.num(v)))
+    return plain(ak.to_numpy(v)).copy() if v.ndim==1 else rectangle(plain(ak.to_numpy(ak.flatten(v))), ak.to_numpy(ak.num(v)))
 
 def _flagged(x, flags, path, start):
     "Class of the one flag that is set"

@@ -104,6 +104,8 @@ def _get(path, n, shape):
     out = np.empty((n, *shape), np.float32)
     try:
         with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as env, env.begin(buffers=True) as t:
+            whole, there = (env.info()['last_pgno']+1)*env.stat()['psize'], (path/'data.mdb' if path.is_dir() else path).stat().st_size
+            if there<whole: raise DataError(f'{path} is truncated: {there:,} of {whole:,} bytes; download or write it again') # reading on would kill the process
             for i in range(n):
                 v = t.get(str(i).encode())
                 if v is None: raise DataError(f'{path}: no event {i} (it has {t.stat()["entries"]}), but the tables go to {n-1}: they do not belong together')
@@ -233,6 +235,14 @@ def weak_labels(
     return ((a.charge.prod(1)<0) & (a.mass>=lo) & (a.mass<=hi)).long()
 
 # %% ../../nbs/data/14_muons.ipynb #71b2a38a
+def _voigt(x, sigma, gamma):
+    "Voigt profile and its derivatives by -x, sigma and gamma, from w(z), for which w' = 2i/sqrt(pi) - 2zw"
+    from scipy.special import wofz
+    z, k = (x+1j*gamma)/(sigma*2**.5), 1/(sigma*(2*np.pi)**.5)
+    w = wofz(z)
+    slope = 2j/np.pi**.5 - 2*z*w
+    return k*w.real, np.stack([-k*slope.real/(sigma*2**.5), -k*(w.real+(z*slope).real)/sigma, -k*slope.imag/(sigma*2**.5)])
+
 class PeakDensity:
     "Densities of the two classes in a mass window, for parameters `values` = s, m0, sigma, gamma, slope"
     names = ('s','m0','sigma','gamma','slope')
@@ -247,19 +257,22 @@ class PeakDensity:
         self.grid = (edges[:-1,None] + (x+1)/2*np.diff(edges)[:,None]).ravel()
         self.area = np.tile(w/2, 32)*(hi-lo)/32
 
-    def signal(self, m, p=None):
-        "Density of the peak, normalised on the window"
-        from scipy.special import voigt_profile
-        _,m0,sigma,gamma,_ = self.values if p is None else p
-        return voigt_profile(np.asarray(m)-m0, sigma, gamma)/(voigt_profile(self.grid-m0, sigma, gamma)@self.area)
-    def background(self, m, p=None):
-        "Density of the exponential, normalised on the window"
-        slope = (self.values if p is None else p)[4]
-        return np.exp(-slope*(np.asarray(m)-self.lo))/(np.exp(-slope*(self.grid-self.lo))@self.area)
-    def pdf(self, m, p=None):
-        "Density of both"
-        p = self.values if p is None else p
-        return p[0]*self.signal(m, p) + (1-p[0])*self.background(m, p)
+    def _normalised(self, f, m):
+        "Density and derivatives of what `f` gives, divided by its integral over the window"
+        (v,dv), (a,da) = f(m), f(self.grid)
+        A, dA = a@self.area, da@self.area
+        return v/A, (dv-v*dA[:,None]/A)/A
+    def _peak(self, m, p): return self._normalised(lambda m: _voigt(m-p[1], p[2], p[3]), m)
+    def _fall(self, m, p): return self._normalised(lambda m: (e := np.exp(-p[4]*(m-self.lo)), (-(m-self.lo)*e)[None]), m)
+
+    def signal(self, m): "Density of the peak, normalised on the window"; return self._peak(np.asarray(m), self.values)[0]
+    def background(self, m): "Density of the exponential, normalised on the window"; return self._fall(np.asarray(m), self.values)[0]
+    def pdf(self, m): "Density of both"; return self.values[0]*self.signal(m) + (1-self.values[0])*self.background(m)
+    def nll(self, m, p):
+        "Mean of -log density at parameters `p`, and its gradient"
+        (S,dS), (B,dB) = self._peak(m, p), self._fall(m, p)
+        f = (p[0]*S + (1-p[0])*B).clip(1e-300)
+        return -np.log(f).mean(), -np.r_[((S-B)/f).mean(), p[0]*(dS/f).mean(1), (1-p[0])*(dB/f).mean(1)]
 
 # %% ../../nbs/data/14_muons.ipynb #549f9dae
 def _inside(mass, lo, hi):
@@ -268,11 +281,11 @@ def _inside(mass, lo, hi):
     if len(m)<20: raise DataError(f'{len(m)} pairs between {lo} and {hi} GeV: too few for a fit')
     return m
 
-def _hessian(f, x, bounds):
-    "Second derivatives by central differences"
-    h = np.minimum(1e-3*np.maximum(abs(x), .1), np.minimum(x-bounds[:,0], bounds[:,1]-x).clip(1e-7)/2)
-    e = np.diag(h)
-    return np.array([[(f(x+a+b)-f(x+a-b)-f(x-a+b)+f(x-a-b))/(4*h[i]*h[j]) for j,b in enumerate(e)] for i,a in enumerate(e)])
+def _hessian(grad, x, bounds):
+    "Derivatives of a gradient by central differences"
+    h = np.minimum(1e-4*np.maximum(abs(x), .1), np.minimum(x-bounds[:,0], bounds[:,1]-x).clip(1e-8)/2)
+    H = np.array([(grad(x+e)-grad(x-e))/(2*e.sum()) for e in np.diag(h)])
+    return (H+H.T)/2
 
 # %% ../../nbs/data/14_muons.ipynb #3719328a
 class MassFit(PeakDensity):
@@ -289,17 +302,17 @@ class MassFit(PeakDensity):
     def fit(self,
         mass, # (N,), GeV; what is outside the window is left out
     ):
-        "self, fitted"
+        "self, fitted; a part of many pairs is fitted first, for a start"
+        from scipy.optimize import minimize
         m = _inside(mass, self.lo, self.hi)
         free = np.array([k not in self.fixed for k in self.names])
         start = np.array([self.fixed.get(k, v) for k,v in zip(self.names, (.7, np.median(m), 1.5, 1.2, 1/30))])
-        def full(q): p = start.copy(); p[free] = q; return p
-        nll = lambda q: -np.log(self.pdf(m, full(q)).clip(1e-300)).mean()
         bounds, q = np.array([(1e-6,1-1e-6), (self.lo,self.hi), (.02,20), (.02,20), (-.5,.5)])[free], start[free]
-        from scipy.optimize import minimize
-        for _ in range(3): q = minimize(nll, q, method='L-BFGS-B', bounds=bounds, options=dict(ftol=1e-14, gtol=1e-9, maxiter=500)).x
+        def full(q): p = start.copy(); p[free] = q; return p
+        def nll(q, m): v,g = self.nll(m, full(q)); return v, g[free]
+        for part in (m[::len(m)//20_000+1], m): q = minimize(nll, q, (part,), 'L-BFGS-B', jac=True, bounds=bounds, options=dict(ftol=1e-13, gtol=1e-8, maxiter=500)).x
         self.values, self.n, self.cov = full(q), len(m), np.zeros((5,5))
-        self.cov[np.ix_(free,free)] = np.linalg.pinv(_hessian(nll, q, bounds)*len(m))
+        self.cov[np.ix_(free,free)] = np.linalg.pinv(_hessian(lambda q: nll(q, m)[1], q, bounds)*len(m))
         self.errors = np.sqrt(np.diag(self.cov).clip(0))
         return self
 
