@@ -86,7 +86,8 @@ def asks(
 )->dict: # Name -> is it required?
     "What `net` wants to know beside `x`, by its signature (and its list `inputs`, if it has one)"
     ps = list(inspect.signature(net.forward if isinstance(net, nn.Module) else net).parameters.values())[1:]
-    return {p.name: p.default is p.empty for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name in getattr(net, 'inputs', [p.name])}
+    own = getattr(net, 'inputs', None)
+    return {p.name: p.default is p.empty for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and (not isinstance(own, list) or p.name in own)}
 
 def given(
     net,   # Called as `net(x, **named)`
