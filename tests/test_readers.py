@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py, numpy as np, pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.data.jetclass import read_jetclass, stream, write_jetclass
-from hepebm.data.jets import DataError, read_jets, toy_jets, write_jets
+from hepebm.data.jets import DataError, align, read_jets, to_logptetaphi, toy_jets, write_jets
 from hepebm.data.muons import MassFit, read_muons, splot, toy_muons, write_muons
 
 jets, mu = toy_jets(60), toy_muons(40)
@@ -59,6 +59,28 @@ def test_cut_lmdb(tmp_path):
     for share in (.01,.3,.7,.95):
         (tmp_path/'m/pfn').write_bytes(body[:int(len(body)*share)])
         with pytest.raises(DataError, match='pfn'): read_muons(tmp_path/'m')
+
+def test_jets_without_particles(tmp_path):
+    "They are kept in their rows, in every format"
+    a = jets.assign(mask=jets.mask & (torch.arange(60)%3!=0)[:,None])
+    a = a.assign(p4=torch.where(a.mask[...,None], a.p4, 0))
+    for name,write,read in (('a.h5',write_jets,read_jets), ('a.parquet',write_jets,read_jets), ('a.root',write_jetclass,lambda p: read_jetclass(p, particles=64))):
+        for b in (a, a[:1]):
+            write(tmp_path/name, b)
+            assert torch.equal(read(tmp_path/name).p4, b.p4) and torch.equal(read(tmp_path/name).mask, b.mask)
+    assert align(a).p4.isfinite().all() and to_logptetaphi(a).x.isfinite().all()
+
+@pytest.mark.parametrize('bad', (None, [None]*3))
+def test_missing_values(tmp_path, bad):
+    "What pandas or others leave out is found"
+    import pyarrow as pa, pyarrow.parquet as pq
+    cols = {f'part_{k}': [[1.+(k=='energy')]*3]*5 for k in ('energy','px','py','pz')}
+    pq.write_table(pa.table(cols), tmp_path/'good.parquet')
+    assert len(read_jets(tmp_path/'good.parquet'))==5 and len(read_jetclass(tmp_path/'good.parquet'))==5
+    cols['part_py'] = [*cols['part_py'][:4], bad]
+    pq.write_table(pa.table(cols), tmp_path/'bad.parquet')
+    for read in (read_jets, read_jetclass):
+        with pytest.raises(DataError, match='bad.parquet'): read(tmp_path/'bad.parquet')
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k in KINDS if k!='top.h5']) # spoiled metadata can make PyTables itself crash

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from ..core.arrays import Arrays, Scaler, atomic, concat
-from .jets import DataError, check_file, check_p4, file_format, parquet_contents, parquet_rows, plain, rectangle
+from .jets import DataError, check_file, check_p4, file_format, list_lengths, parquet_contents, parquet_rows, plain, rectangle
 
 # %% ../../nbs/data/13_jetclass.ipynb #8a0d0109
 CLASSES = tuple('QCD Hbb Hcc Hgg H4q Hqql Zqq Wqq Tbqq Tbl'.split())
@@ -51,7 +51,8 @@ def _columns(flat, counts):
     row = np.repeat(np.arange(len(counts)), counts)
     J = [np.bincount(row, v, len(counts)) for v in (E,px,py,pz)]
     coords = lambda px,py,pz: dict(pt=np.hypot(px,py), eta=np.arcsinh(pz/np.hypot(px,py).clip(1e-30)), phi=np.arctan2(py,px))
-    return {**flat, 'part_energy': E, **coords(px,py,pz), 'J': {k: v[row] for k,v in dict(energy=J[0], **coords(*J[1:])).items()}}
+    jet = dict(energy=J[0], **coords(*J[1:]))
+    return {**flat, 'part_energy': E, **coords(px,py,pz), 'jet': jet, 'J': {k: v[row] for k,v in jet.items()}}
 
 # %% ../../nbs/data/13_jetclass.ipynb #994ed6df
 PART = dict(logpt=(1.7,.7), loge=(2.,.7), logptrel=(-4.7,.7), logerel=(-4.7,.7), dr=(.2,4.),
@@ -106,8 +107,10 @@ def open_tree(
 
 def _first_line(e): return (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(',')
 
-def _root_rows(path, tree, branches, start, stop):
-    with open_tree(path, tree) as t: return t.arrays(branches, entry_start=start, entry_stop=stop)
+def _rows(path, tree, choose, start, stop):
+    "The branches that `choose(names)` wants of some entries, in one opening of the file; and all names"
+    if file_format(path)!='root': names = parquet_contents(path)[0]; return parquet_rows(path, choose(names), stop-start, start), names
+    with open_tree(path, tree) as t: names = t.keys(); return t.arrays(choose(names), entry_start=start, entry_stop=stop), names
 
 def _contents(path, tree):
     "Kind of the file, its branches and the number of jets"
@@ -118,17 +121,20 @@ def _contents(path, tree):
     raise DataError(f'{path} is neither ROOT nor parquet; jets in HDF5 are read with hepebm.data.jets.read_jets')
 
 # %% ../../nbs/data/13_jetclass.ipynb #5dc68199
-def _read(path, tree, features, particles, start, stop):
-    "Jets `start` to `stop` of one file"
-    kind, names, entries = _contents(path, tree)
-    flags = [f'label_{c}' for c in CLASSES if f'label_{c}' in names]
+def _wanted(names, features, path):
+    "Of the features: those of particles, those of jets, and the branches that both and the labels need"
     if features=='all': features = [f for f in names if f.startswith(('part_','jet_','aux_')) and f not in _P4]
     own = [f for f in features if f.startswith(('jet_','aux_'))]
     per = [f for f in features if f not in own]
+    flags = [f'label_{c}' for c in CLASSES if f'label_{c}' in names]
     branches = [*_P4, *own, *(flags or ('label',)*('label' in names)), *(_NEEDS.get(f, f) for f in per if f not in QUANTITIES or f in _NEEDS)]
     if miss := [b for b in branches if b not in names]: raise DataError(f'{path}: no branch {miss[0]}; there are {", ".join(names)}' + (f', and {" ".join(QUANTITIES)} are computed' if miss[0] not in _P4 else ''))
-    branches = list(dict.fromkeys(branches))
-    x = _root_rows(path, tree, branches, start, stop) if kind=='root' else parquet_rows(path, branches, stop-start, start)
+    return per, own, flags, list(dict.fromkeys(branches))
+
+def _read(path, tree, features, particles, start, stop):
+    "Jets `start` to `stop` of one file"
+    x, names = _rows(path, tree, lambda names: _wanted(names, features, path)[-1], start, stop)
+    per, own, flags, _ = _wanted(names, features, path)
     out = {**_momenta(x, per, particles, path, start), **{k: _jet_property(x[k]) for k in own}}
     if flags: out['label'] = _flagged(x, flags, path, start)
     elif 'label' in names: out['label'] = np.array(x['label']).astype(np.int64)
@@ -138,10 +144,8 @@ def _read(path, tree, features, particles, start, stop):
 def _momenta(x, per, particles, path, start):
     "`p4`, `mask` and, of the features `per`, `x`"
     import awkward as ak
-    counts = ak.to_numpy(ak.num(x['part_px']))
     need = list(dict.fromkeys([*_P4, *(_NEEDS.get(f, f) for f in per if f not in QUANTITIES or f in _NEEDS)]))
-    if bad := [k for k in need if len(ak.flatten(x[k]))!=counts.sum() or (ak.to_numpy(ak.num(x[k]))!=counts).any()]:
-        raise DataError(f'{path}: {bad[0]} and part_px differ in length in row {start+np.flatnonzero(ak.to_numpy(ak.num(x[bad[0]]))!=counts)[0]}')
+    counts = list_lengths({k: x[k] for k in need}, path, start)
     flat = {k: ak.to_numpy(ak.flatten(x[k])) for k in need}
     p4 = rectangle(np.stack([flat[k] for k in _P4], 1).astype(np.float32), counts, particles)
     out = dict(p4=p4, mask=check_p4(p4, path, 'part_energy part_px part_py part_pz', start))
@@ -200,12 +204,11 @@ def write_jetclass(
     mask = a.mask.cpu().numpy()
     counts, flat = mask.sum(1), {k: a.p4[a.mask][:,i].cpu().numpy() for i,k in enumerate(_P4)}
     c = _columns(flat, counts)
-    first = np.cumsum(counts)-counts
-    jets = {f'jet_{k}': np.where(counts>0, v[first.clip(max=len(v)-1)], 0) for k,v in c['J'].items()}
     extra = {k: v for k,v in a.items() if k.startswith('part_')} | {k: a.x[...,i] for i,k in enumerate(a.features or ()) if k.startswith('part_') and 'x' in a}
     parts = {**{k: flat[k] for k in _P4}, 'part_deta': _sign(c['J']['eta'])*QUANTITIES['etarel'](c), 'part_dphi': QUANTITIES['phirel'](c),
              **{k: v[a.mask].cpu().numpy() for k,v in extra.items()}}
-    jets = {**jets, 'jet_nparticles': counts, **{k: v.cpu().numpy() for k,v in a.items() if k.startswith('jet_') and v.ndim==1}}
+    jets = {**{f'jet_{k}': v for k,v in c['jet'].items()}, 'jet_nparticles': counts, **{k: v.cpu().numpy() for k,v in a.items() if k.startswith('jet_') and v.ndim==1}}
+    if 'label' in a and not torch.isin(a.label, torch.arange(len(CLASSES), device=a.label.device)).all(): raise DataError(f'{path}: label must be 0 to {len(CLASSES)-1}, the number of a class in CLASSES')
     flags = {f'label_{k}': a.label.cpu().numpy()==i for i,k in enumerate(CLASSES)} if 'label' in a else {}
     with atomic(path) as tmp, uproot.recreate(tmp) as f: _fill(f, tree, parts, {k: v.astype(np.float32) for k,v in jets.items()} | flags, counts)
 

@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/data/jets.html.md"""
 
 # %% auto #0
 __all__ = ['OBS', 'toy_jets', 'DataError', 'check_file', 'file_format', 'check_p4', 'rectangle', 'plain', 'to_awkward',
-           'from_awkward', 'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5', 'hdf5_contents',
-           'write_jets', 'to_logptetaphi', 'from_logptetaphi', 'window', 'align']
+           'from_awkward', 'list_lengths', 'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5',
+           'hdf5_contents', 'write_jets', 'to_logptetaphi', 'from_logptetaphi', 'window', 'align']
 
 # %% ../../nbs/data/12_jets.ipynb #b4acda1b
 import json
@@ -64,15 +64,15 @@ def check_p4(
     start=0, # Row of the file that `p4` begins with
 ):        # mask (N, P), True where E > 0
     "The mask of `p4`, if every row can be particles: finite, E not negative and not below |p| beyond the rounding of float32"
-    masks = []
+    masks, tol = [], max(1e-5, 8*np.finfo(p4.dtype).eps) if p4.dtype.kind=='f' else 1e-5
     for i in range(0, len(p4), 20_000):
         v = p4[i:i+20_000].astype(np.float64)
         E, p = v[...,0], np.sqrt((v[...,1:]**2).sum(-1))
         masks.append(E>0)
-        if ((E>=0) & (p-E<=1e-5*E)).all() and np.isfinite(E).all(): continue
+        if ((E>=0) & (p-E<=tol*E)).all() and np.isfinite(E).all(): continue
         for what,bad,fix in (('a NaN or infinite number', ~np.isfinite(v).all(-1), 'remove the row, or set padding to zero'),
                              ('a negative energy', E<0, 'is the order of the columns E, px, py, pz?'),
-                             ('E < |p|', p-E>1e-5*E, 'is the order of the columns E, px, py, pz, and are all in GeV?')):
+                             ('E < |p|', p-E>tol*E, 'is the order of the columns E, px, py, pz, and are all in GeV?')):
             if not bad.any(): continue
             row,col = np.argwhere(bad)[0]
             raise DataError(f'{path}, {key}: {what} in row {start+i+row}, particle {col}: [E, px, py, pz] = {v[row,col].tolist()}; {fix}')
@@ -275,13 +275,26 @@ def from_awkward(
     if 'label' in out: out['label'] = _label(out['label'], path, 'label')
     return Arrays(**out)
 
+def list_lengths(
+    cols,    # name -> awkward array of lists
+    path,    # For the message
+    start=0, # Row of the file that they begin with
+):           # (N,)
+    "The length that the lists of all columns have, row by row"
+    import awkward as ak
+    counts = {k: ak.to_numpy(ak.fill_none(ak.num(v), -1)) for k,v in cols.items()}
+    first = next(iter(counts.values()))
+    for k,c in counts.items():
+        if (bad := (c!=first) | (c<0)).any(): i = np.flatnonzero(bad)[0]; raise DataError(f'{path}, {k}: a list of {max(c[i], 0)} in row {start+i}, where {next(iter(counts))} has {max(first[i], 0)}; remove the row')
+    return first
+
 def _numeric(v): return all(t not in str(v.type) for t in ('string','char','bytes','{','union'))
 
 def _rectangular(v, slots, path, key):
     import awkward as ak
     try: flat = ak.to_numpy(ak.flatten(v, axis=1), allow_missing=False)
     except ValueError as e: raise DataError(f'{path}, {key}: not a number in every entry ({e})') from e
-    return rectangle(plain(flat), ak.to_numpy(ak.num(v)), slots)
+    return rectangle(plain(flat), ak.to_numpy(ak.fill_none(ak.num(v), 0)), slots)
 
 def _four(cols, particles, path):
     "`p4` from whichever components there are"
@@ -289,10 +302,8 @@ def _four(cols, particles, path):
     sets = dict(cartesian=('e','px','py','pz'), polar=('pt','eta','phi'))
     kind = next((k for k,s in sets.items() if all(o in names for o in s)), None)
     if kind is None: raise DataError(f'{path} holds {", ".join(cols)}, expected lists part_energy part_px part_py part_pz or pt eta phi')
-    import awkward as ak
     use = list(sets[kind]) + [m for m in ('m','mass') if m in names and kind=='polar'][:1]
-    counts = [ak.to_numpy(ak.num(cols[names[o]])) for o in use]
-    if (bad := np.any([c!=counts[0] for c in counts], axis=0)).any(): raise DataError(f'{path}: {" ".join(names[o] for o in use)} differ in length in row {np.flatnonzero(bad)[0]}')
+    list_lengths({names[o]: cols[names[o]] for o in use}, path)
     v = [_rectangular(cols[names[o]], particles, path, names[o]) for o in use]
     if kind=='cartesian': return np.stack(v, -1)
     return np.where(v[0][...,None]>0, p4(*map(torch.from_numpy, v)).numpy(), 0)
@@ -380,7 +391,7 @@ def write_hdf5(
         f.attrs.update(hepebm=what, features=json.dumps(a.features))
         for k,v in a.items():
             v = v.detach().cpu().numpy()
-            v, k = (v.reshape(len(v), -1), 'constituents') if k=='p4' else (v, k)
+            v, k = (v.reshape(len(v), 4*v.shape[1]), 'constituents') if k=='p4' else (v, k)
             f.create_dataset(k, data=v, **dict(compression='gzip', compression_opts=4, shuffle=True) if v.size else {})
 
 def read_hdf5(
@@ -450,7 +461,7 @@ def from_logptetaphi(
     x = a.x if scaler is None else scaler.inverse(a.x)
     mask = a.mask if 'mask' in a else torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     logpt, eta, phi = x[...,0].clamp(-12,12), x[...,1].clamp(-10,10), wrap(x[...,2])
-    return Arrays(p4=torch.where(mask[...,None], p4(logpt.exp(), eta, phi), 0), mask=mask, **{k:v for k,v in a.drop('x','mask').items()})
+    return Arrays(p4=torch.where(mask[...,None], p4(logpt.exp(), eta, phi), 0), mask=mask, **dict(a.drop('x','mask','p4').items()))
 
 # %% ../../nbs/data/12_jets.ipynb #2bba0299
 def window(

@@ -82,6 +82,7 @@ def write_muons(
     path = Path(path)
     if path.suffix in ('.h5','.hdf5'): return write_hdf5(path, a, 'muons')
     if miss := [k for k in 'pt eta phi charge mass cands mask'.split() if k not in a]: raise DataError(f'{path}: muons need {miss[0]}, got {", ".join(a.keys())}')
+    a = a.to('cpu')
     cols = dict(dimuon_invariant_mass=a.mass, muon_pTs=a.pt, muon_etas=a.eta, muon_phis=a.phi, muon_charges=a.charge)
     for k,v in cols.items():
         with atomic(path/'cms_csvs'/f'{k}.csv') as tmp: np.savetxt(tmp, v.numpy(), delimiter=',', fmt='%d' if k=='muon_charges' else '%.9g')
