@@ -5,7 +5,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 LAYERS = dict(core=0, data=1, nn=2, ebm=3, vae=3, tokens=3, muons=3, studies=4, cli=5)
-order = {m[1]: i for i,p in enumerate(sorted((root/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.name)) if (m := re.match(r'\d+_(.+)\.ipynb', p.name))}
+order = {(p.parent.name, m[1]): i for i,p in enumerate(sorted((root/'nbs').rglob('[0-9]*.ipynb'), key=lambda p: p.name)) if (m := re.match(r'\d+_(.+)\.ipynb', p.name))}
 modules = [p.relative_to(root) for p in sorted((root/'hepebm').rglob('*.py')) if p.name not in ('__init__.py', '_modidx.py')]
 
 def imports(source, path):
@@ -26,7 +26,7 @@ def wrong(source, path):
         if parts[0] != 'hepebm' or len(parts) < 2 or parts[1] not in LAYERS: continue
         up = LAYERS[parts[1]] - LAYERS[me[0]]
         if up > 0 or (up == 0 and parts[1] != me[0]): yield f'{".".join(me)} imports {name}: upward or sideways'
-        elif parts[1] == me[0] and len(parts) > 2 and len(me) > 1 and parts[2] in order and order[parts[2]] >= order[me[1]]:
+        elif parts[1] == me[0] and len(parts) > 2 and len(me) > 1 and (me[0],parts[2]) in order and order[me[0],parts[2]] >= order[me[0],me[1]]:
             yield f'{".".join(me)} imports {name}: not a lower number'
 
 @pytest.mark.parametrize('path', modules, ids=str)
