@@ -12,5 +12,6 @@ suppress_warnings = ['myst.header', 'myst.xref_missing', 'mystnb.unknown_mime_ty
 html_static_path = [str(Path(__file__).parent.parent/'_site_src'/'_static')]
 html_css_files = ['styles.css']
 mathjax_path = 'tex-svg.js'
+html_show_search_summary = False  # a page opened as a file may not fetch others
 html_show_sourcelink = html_show_copyright = False
 html_theme_options = dict(show_navbar_depth=1, home_page_in_toc=True, navbar_persistent=[])

@@ -5,7 +5,7 @@ BIN=$(cd "${BIN:-.venv/bin}" && pwd)
 PATH="$BIN:$PATH"; export PATH
 export PLOTLY_RENDERER=plotly_mimetype MPLBACKEND=agg OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -c 'import myst_nb, sphinx_book_theme, sphinx_design, sphinx_copybutton' 2>/dev/null || {
-  echo "installing Sphinx and its theme"; python -m pip install -q -c constraints.txt -e ".[docs]"; }
+  echo "installing Sphinx and its theme"; PYTHONWARNINGS=ignore python -m pip install -q -c constraints.txt -e ".[docs]"; }
 rm -rf _site_src _site && mkdir -p _site_src/_static
 python tools/sidebar.py
 PYTHONWARNINGS=ignore::UserWarning python -c 'from nbdev.serve import proc_nbs; proc_nbs()'
