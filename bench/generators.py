@@ -16,7 +16,7 @@ if __name__=='__main__':
     print('versions', g.versions())
     for p in g.PROCESSES:
         old = p in g.CLASSES
-        kw = dict(process=p, seed=11, pt=(500.,1000.) if old else (550.,650.), R=.8 if old else 1., particles=128, artefact=old)
+        kw = dict(process=p, seed=11, pt=(500.,1000.) if old else (550.,650.), R=.8 if old else 1., particles=128, artefact=False)
         print(f'{p:>8} {rate(lambda k: g._jet_chunk(chunk=k, **kw)):6.1f} jets per core-second', flush=True)
     for m in g.MUONS:
         kw = dict(kind=m, seed=11, pt_min=float(g._muon_kinds[m][1]), pileup=0, pairs=g._muon_kinds[m][2], mass=None, cands=128, cache=True)

@@ -255,7 +255,7 @@ KINDS = 'ChargedHadron NeutralHadron Photon Electron Muon'.split()
 def detect(
     p,             # Particles from `visible`
     rng,           # numpy generator
-    artefact=True, # Tracks without a resolution in the energy flow, as in the official JetClass card?
+    artefact=False, # Tracks without a resolution in the energy flow, as in the official JetClass card?
 ):                 # pt eta phi m [GeV], pid (index into `KINDS`), charge, d0 d0err dz dzerr [mm], event; other columns of tracks are not kept
     "Reconstructed particles: tracks, photons and neutral hadrons"
     p = AttrDict(p, q=charge(p.id))
@@ -466,13 +466,12 @@ def jets(
     R=.8,           # Radius of anti-kT
     jobs=1,         # Processes (-1: all cores); through joblib, so its backends apply
     particles=128,  # Leading constituents to keep
-    artefact=None,  # The track artefact of the JetClass card? By default for the ten classes only
+    artefact=False, # The track artefact of the JetClass card (fewer constituents and a lower energy, as in JetClass itself)?
     cache=True,     # Keep the result, and use what was kept
 )->Arrays:          # p4, mask, pid (into `KINDS`), charge, d0 d0err dz dzerr [mm], jet_* of the full jet, label (into `PROCESSES`)
     "Jets of a process: generated, detected, clustered, matched"
     _settings(process, pt)
     if n<1 or not 0<pt[0]<pt[1]: raise ValueError(f'need n>0 and a window 0<pt[0]<pt[1], got n={n}, pt={pt}')
-    artefact = process in CLASSES if artefact is None else artefact
     kw = dict(seed=seed, pt=tuple(map(float, pt)), R=R, particles=particles, artefact=artefact)
     return _cached(lambda: Arrays(**_collect('_jet_chunk', dict(process=process, **kw), n, jobs, process)), cache, name=process, n=n, **kw)
 
