@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #e90ed0ca
+# %% ../../nbs/ebm/35_jets.ipynb #7a472433
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #ae67a311
+# %% ../../nbs/ebm/35_jets.ipynb #f3094459
 R0 = .1
 
 def _stretch(v):
@@ -53,7 +53,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #a9c8fc1f
+# %% ../../nbs/ebm/35_jets.ipynb #0a18eb9b
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -106,7 +106,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b3150b8f
+# %% ../../nbs/ebm/35_jets.ipynb #128a9423
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -161,7 +161,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #e369c2e3
+# %% ../../nbs/ebm/35_jets.ipynb #952dcf8e
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -182,7 +182,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #3c08ffd7
+# %% ../../nbs/ebm/35_jets.ipynb #47af57dc
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -242,7 +242,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #625a336d
+# %% ../../nbs/ebm/35_jets.ipynb #b8fd571e
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -261,7 +261,7 @@ class JetMLE(MLE):
     def __init__(self,
         n=10,        # Steps of a chain in each update
         pool=None,   # A `Pool` of x, mask
-        reg=1e-3,    # Weight of the mean squared tilt
+        reg=1e-2,    # Weight of the mean squared tilt
         gap=4.,      # Nats by which samples may lie above the data before the chains move on alone
         waits=3,     # Times they do so, at most
         accept=.6,   # Acceptance the step is steered to
@@ -298,23 +298,23 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #4348cc4e
-NETS = dict(attention=dict(width=32, depth=2, heads=4), deepset=dict(width=64, depth=0, heads=1))
+# %% ../../nbs/ebm/35_jets.ipynb #4b231845
+NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
     train:Arrays,    # Background jets with `p4` and `mask`
     net='attention', # 'attention' or 'deepset'
-    updates=800,     # Of maximum likelihood
+    updates=200,     # Of maximum likelihood
     warm=300,        # Of noise-contrastive estimation before
     size=64,         # Jets in an update
     steps=10,        # Of each chain in an update
-    pool=1024,       # Chains
+    pool=512,        # Chains
     width=None,      # Of the network; `None`: 32 (attention) or 64
-    depth=None,      # Blocks of attention; `None`: 2 or 0
+    depth=None,      # Blocks of attention; `None`: 1 or 0
     heads=None,      # `None`: 4
     particles=40,    # Leading particles that are kept
     lr=5e-4,         # Of maximum likelihood
-    reg=1e-3,        # Weight of the mean squared tilt
+    reg=1e-2,        # Weight of the mean squared tilt
     last=100,        # Steps of all chains after training
     ema=.98,         # Decay of the averaged weights
     out=None,        # Folder for logs and checkpoints
@@ -334,10 +334,10 @@ def jet_ebm(
     kw = dict(size=size, seed=seed, resume=resume, gradient_clip_val=1., **trainer)
     if warm: fit(Task(E, NCE(E.base, seed=seed), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
     objective = JetMLE(steps, Pool(lambda n, g: _noise(E, n, g), pool, 0., seed), reg, seed=seed)
-    fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.05), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
+    fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #e58940f2
+# %% ../../nbs/ebm/35_jets.ipynb #9bd978b4
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -363,7 +363,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #e63af54d
+# %% ../../nbs/ebm/35_jets.ipynb #2e114a62
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -403,7 +403,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #79b7f2ed
+# %% ../../nbs/ebm/35_jets.ipynb #cc2dad9f
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -433,7 +433,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #c942e483
+# %% ../../nbs/ebm/35_jets.ipynb #8908b5a8
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(

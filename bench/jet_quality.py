@@ -1,0 +1,90 @@
+"""Quality of the jet EBM: both networks by seeds, and what each choice of the recipe bought.
+
+    python bench/jet_quality.py [--seeds 3] [--ablate] [--out bench/results/jet_quality.json]
+
+Figures are for the shipped jets: JSD [nat] of 1,000 generated jets against the 3,000 QCD test jets, AUC of the energy, CPU seconds of training on one thread.
+"""
+import argparse, json, platform, statistics as st, time
+from pathlib import Path
+import torch
+from hepebm import __version__
+from hepebm.core.arrays import atomic
+from hepebm.core.metrics import auc, jsd
+from hepebm.data.samples import JETS, sample
+from hepebm.ebm import jets as J
+from hepebm.ebm.samplers import langevin
+
+COUNTED = 'mass girth tau21 tau32 sum_z'.split()
+UPDATES = dict(attention=200, deepset=300)
+
+def quality(E, test):
+    "JSD of every counted spectrum, AUC of every signal"
+    real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(J.sample_jets(E, 1000, 50), E.particles)
+    b = E.score(test[test.label==0])
+    tagged = {k: E.score(test[test.label==i]) for i,k in enumerate(JETS) if i}
+    both = lambda s: auc(torch.cat([b, s]), torch.cat([torch.zeros(len(b)), torch.ones(len(s))]))
+    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {f'AUC {k}': both(s) for k,s in tagged.items()}
+
+def baseline(E, test, gen):
+    real = J.spectra_of(test[test.label==0], E.particles)
+    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED}
+
+def once(train, test, net, seed, updates=None, **kw):
+    start = time.process_time()
+    E = J.jet_ebm(train, net, updates=updates or UPDATES[net], seed=seed, bar=None, **kw)
+    seconds = time.process_time()-start
+    finite = bool(torch.stack([p.isfinite().all() for p in E.parameters()]).all() and E.pool.isfinite().all())
+    return E, quality(E, test) | {'diverged': float(not finite), 'CPU s': seconds}
+
+def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in COUNTED) + ' | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in ('AUC top','AUC W','AUC H')) + (f' | {q["CPU s"]:.0f} |' if 'CPU s' in q else ' | |')
+HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | CPU s |\n|' + '---|'*10
+
+def plain(E, step, small=0.): return langevin(E, step)
+
+def ablations(train, test):
+    "The recipe with one choice taken back at a time"
+    def patched(**new):
+        old = {k: getattr(J, k) for k in new}
+        for k,v in new.items(): setattr(J, k, v)
+        try: return once(train, test, 'deepset', 0)[1]
+        finally:
+            for k,v in old.items(): setattr(J, k, v)
+    class Eager(J.JetMLE):
+        def __init__(self, *a, **kw): super().__init__(*a, **{**kw, 'waits': 0})
+    yield 'the recipe', lambda: once(train, test, 'deepset', 0)[1]
+    yield 'without Metropolis step (Langevin)', lambda: patched(jittered=plain)
+    yield 'without warm start', lambda: once(train, test, 'deepset', 0, warm=0)[1]
+    yield 'without waiting for the chains', lambda: patched(JetMLE=Eager)
+    yield 'linear angles', lambda: patched(R0=1e3)
+    yield 'weak penalty on the tilt (1e-3)', lambda: once(train, test, 'deepset', 0, reg=1e-3)[1]
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--seeds', type=int, default=3); p.add_argument('--ablate', action='store_true'); p.add_argument('--out')
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    train, test = sample('jets', 'train'), sample('jets', 'test')
+    train = train[train.label==0]
+    results, start = {}, J.JetEnergy(width=8, depth=0).fit(train)
+    print(f'hepebm {__version__}, torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread\n\n{HEAD}')
+    results['noise, true n and pt, no chain'] = baseline(start, test, J.spectra_of(J.noise_jets(start, 1000)))
+    results['real, other half (floor)'] = baseline(start, test, J.spectra_of(train[:1000]))
+    for k,q in results.items(): print(row(k, q), flush=True)
+    if a.ablate:
+        for k,f in ablations(train, test):
+            results[k] = f()
+            print(row(k, results[k]), flush=True)
+    else:
+        for net in UPDATES:
+            qs = []
+            for seed in range(a.seeds):
+                qs.append(once(train, test, net, seed)[1])
+                print(row(f'{net}, seed {seed}', qs[-1]), flush=True)
+            results[net] = qs
+            print(row(f'{net}, mean', {k: st.mean(q[k] for q in qs) for k in qs[0]}))
+            if len(qs)>1: print(row(f'{net}, largest - smallest', {k: max(q[k] for q in qs)-min(q[k] for q in qs) for k in qs[0]}), flush=True)
+            print(f'\n{net}: {sum(q["diverged"] for q in qs):.0f} of {len(qs)} diverged\n', flush=True)
+    if a.out:
+        with atomic(a.out) as tmp: Path(tmp).write_text(json.dumps(results, indent=1))
+
+if __name__=='__main__': main()
