@@ -358,7 +358,7 @@ def p_value(
 def _train(run, d, net):
     "A trained net, kept with its control sample"
     own = {k: run.set[k] for k in 'updates warm size steps pool width depth heads particles lr reg last ema'.split()}
-    if net=='deepset': own |= dict(depth=0, heads=1, width=run.set.deepset_width)
+    if net=='deepset': own |= dict(depth=0, heads=1, width=run.set.deepset_width, updates=run.set.deepset_updates)
     E = jet_ebm(d.train, net=net, out=run.out/'training'/net, seed=run.seed, bar=LABELS[net], **own, **run.trainer)
     if run.rank: return E
     folder = run.out/('model' if net=='attention' else f'model-{net}')
@@ -538,11 +538,11 @@ def _chains(run, E, real):
     run.movie('chains-mass', 'The mass of the jets in the chains on their way.', [dict(mass=spectra_of(a, run.set.particles)['mass']) for _,a in frames], View(draw), names, 'step ')
 
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
-_laptop = dict(updates=800, warm=300, size=64, steps=10, pool=1024, width=48, depth=2, heads=4, deepset_width=64, particles=40, lr=5e-4, reg=3e-3, last=100, ema=.98,
-    train=8000, test=10_000, generate=1500, sample_steps=128, movie_steps=400, frames=16, bootstrap=100)
+_laptop = dict(updates=200, deepset_updates=300, warm=300, size=64, steps=10, pool=512, width=32, depth=1, heads=4, deepset_width=64, particles=40, lr=5e-4, reg=1e-2, last=100, ema=.98,
+    train=8000, test=10_000, generate=1000, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
-@study('jet-ebm', _laptop, smoke=dict(updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
-    paper=dict(updates=117_000, size=128, steps=24, pool=10_000, width=128, depth=8, heads=16, deepset_width=128, train=300_000, test=50_000, generate=10_000))
+@study('jet-ebm', _laptop, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
+    paper=dict(updates=117_000, deepset_updates=117_000, size=128, steps=24, pool=10_000, width=128, depth=8, heads=16, deepset_width=128, train=300_000, test=50_000, generate=10_000))
 def jet_ebm_study(
     run:Run,   # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped jets
