@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #7a472433
+# %% ../../nbs/ebm/35_jets.ipynb #cbe9ddde
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,17 +21,19 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #f3094459
+# %% ../../nbs/ebm/35_jets.ipynb #93f5b0e7
 R0 = .1
+
+def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
 
 def _stretch(v):
     "Angles (..., 2), with their length mapped by asinh(r/R0)"
-    r = (v.square().sum(-1, keepdim=True)+1e-12).sqrt()
+    r = _length(v)[...,None]
     return v*(torch.asinh(r/R0)/r)
 
 def _shrink(w):
     "Inverse of `_stretch`; stretched lengths beyond 6 (ten radians) stay there"
-    r = (w.square().sum(-1, keepdim=True)+1e-12).sqrt()
+    r = _length(w)[...,None]
     return w*(R0*torch.sinh(r.clamp(max=6))/r)
 
 def jet_frame(
@@ -53,7 +55,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #0a18eb9b
+# %% ../../nbs/ebm/35_jets.ipynb #271fabcd
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -106,7 +108,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #128a9423
+# %% ../../nbs/ebm/35_jets.ipynb #4a72020a
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -161,19 +163,27 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #952dcf8e
+# %% ../../nbs/ebm/35_jets.ipynb #616093dc
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
         super().__init__()
         self.register_buffer('shift', torch.zeros(()))
         self.register_buffer('scale', torch.ones(3))
+        self.register_buffer('edge', torch.tensor(torch.inf))
     def fit(self, frame, mask):
-        "Take mean and spreads from `jet_frame`'s output"
+        "Take mean, spreads and the largest distance from `jet_frame`'s output"
         u, w = frame[...,0][mask], _stretch(frame[...,1:])[mask]
         self.shift.copy_(u.mean())
         self.scale.copy_(torch.stack([u.std(), w.std(), w.std()]))
+        self.edge.copy_(w.norm(dim=-1).max()/w.std())
         return self
+    def wall(self, x, mask):
+        "A steep energy (N,) beyond the edge"
+        return 25*torch.where(mask, (_length(x[...,1:])-self.edge).clamp(min=0)**2, 0).sum(1)
+    def inside(self, x):
+        "`x` with all angles within the edge"
+        return torch.cat([x[...,:1], x[...,1:]*(self.edge/_length(x[...,1:])).clamp(max=1)[...,None]], -1)
     def forward(self, frame, mask):
         x = torch.cat([frame[...,:1]-self.shift, _stretch(frame[...,1:])], -1)/self.scale
         return torch.where(mask[...,None], x, 0)
@@ -182,7 +192,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #47af57dc
+# %% ../../nbs/ebm/35_jets.ipynb #b15e51e0
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -224,7 +234,9 @@ class JetEnergy(nn.Module):
         return self.net(torch.where(mask, x[...,0], 0), v, z, mask)
     def forward(self, x:Tensor, mask:Tensor)->Tensor:
         "Energies (N,), low is likely, of `x` and `mask` from `inputs`"
-        return self.tilt(x, mask) - self.base.log_prob(x, mask)
+        return self.tilt(x, mask) + self.reference(x, mask)
+    def reference(self, x, mask): "Energy of independent particles within the jet"; return self.frame.wall(x, mask) - self.base.log_prob(x, mask)
+    def noise(self, seed, mask): "Independent particles within the jet"; return self.frame.inside(self.base.sample(len(mask), seed, mask))
     def score(self, a:Arrays, size=1000)->Tensor:
         "Energies (N,) of jets with `p4` and `mask`, `size` at a time: high is strange"
         with torch.no_grad(): return torch.cat([self(b.x, b.mask) for b in self.inputs(a).to(self.pts.device).batches(size)])
@@ -242,7 +254,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #b8fd571e
+# %% ../../nbs/ebm/35_jets.ipynb #d20987de
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -294,11 +306,11 @@ class JetMLE(MLE):
         "`cd` and `reg`; beside them what to watch"
         rows, s = self.sample(model, batch)
         both = [model.tilt(r['x'], r['mask']) for r in (batch, rows)]
-        data, gen = (t-model.base.log_prob(r['x'], r['mask']) for t,r in zip(both, (batch, rows)))
+        data, gen = (t+model.reference(r['x'], r['mask']) for t,r in zip(both, (batch, rows)))
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #4b231845
+# %% ../../nbs/ebm/35_jets.ipynb #a0afc4d9
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
@@ -337,7 +349,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #9bd978b4
+# %% ../../nbs/ebm/35_jets.ipynb #bc42dacf
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -346,7 +358,7 @@ def _epochs(updates, n, size):
 def _noise(E, n, g):
     i = E.draw(n, g)
     mask = E.occupied(i)
-    return dict(x=E.base.sample(n, g, mask), mask=mask, jet=i)
+    return dict(x=E.noise(g, mask), mask=mask, jet=i)
 
 def _keep_pool(E, pool, steps, seed):
     "All chains of the pool, moved on under the final weights and kept with the model"
@@ -363,7 +375,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #2e114a62
+# %% ../../nbs/ebm/35_jets.ipynb #b5c4d644
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -403,13 +415,13 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #cc2dad9f
+# %% ../../nbs/ebm/35_jets.ipynb #d88bb67b
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
     mask = E.occupied(i) if mask is None else torch.as_tensor(mask).to(i.device)
     pts = E.pts[i] if pt is None else torch.as_tensor(pt).to(E.pts)
-    x, out = E.base.sample(n, g, mask), []
+    x, out = E.noise(g, mask), []
     marks = [round(steps*i/frames) for i in range(frames+1)]
     ts = [min(1., (i//levels+1)/max(1, steps//2//levels)) for i in range(steps)]
     s, last = None, None
@@ -417,7 +429,7 @@ def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
         if i in marks: out.append((i, E.jets(x, mask, pts)))
         if i==steps: break
         if ts[i]!=last:
-            last, tilted = ts[i], (lambda x, t=ts[i]: t*E.tilt(x, mask)-E.base.log_prob(x, mask))
+            last, tilted = ts[i], (lambda x, t=ts[i]: t*E.tilt(x, mask)+E.reference(x, mask))
             s = start(tilted, x, g, mask)
         s = jittered(tilted, E.step*METRIC.to(x))(s)
         x = s.x
@@ -433,7 +445,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #8908b5a8
+# %% ../../nbs/ebm/35_jets.ipynb #b9ec004a
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
