@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #cbe9ddde
+# %% ../../nbs/ebm/35_jets.ipynb #092accd9
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #93f5b0e7
+# %% ../../nbs/ebm/35_jets.ipynb #30d6f558
 R0 = .1
 
 def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
@@ -55,7 +55,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #271fabcd
+# %% ../../nbs/ebm/35_jets.ipynb #b3ef5208
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -108,7 +108,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #4a72020a
+# %% ../../nbs/ebm/35_jets.ipynb #4d624236
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -163,7 +163,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #616093dc
+# %% ../../nbs/ebm/35_jets.ipynb #9f004df7
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -192,7 +192,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b15e51e0
+# %% ../../nbs/ebm/35_jets.ipynb #aad1b736
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -211,20 +211,15 @@ class JetEnergy(nn.Module):
         kept = dict(counts=torch.ones(jets, dtype=torch.long), pts=torch.ones(jets), step=torch.tensor(.01), pool=torch.zeros(pool, particles, 3), pool_jet=torch.zeros(pool, dtype=torch.long))
         for k,v in kept.items(): self.register_buffer(k, v)
 
-    def fit(self,
-        a:Arrays, # Jets with `p4` and `mask`
-        seed=0,
-    ):            # self
-        "Take scale, mixture and pairs of N and pt from training jets"
+    def fit(self, a:Arrays, seed=0):
+        "Take scale, mixture and pairs of N and pt from training jets with `p4` and `mask`"
         f = jet_frame(a, self.particles)
         self.base.fit(self.frame.fit(f.frame, f.mask)(f.frame, f.mask), f.mask, seed=seed)
         i = torch.randint(len(f), self.pts.shape, generator=generator(seed, name='pairs'))
         self.counts.copy_(f.mask.sum(1)[i]); self.pts.copy_(f.pt[i])
         return self
-    def inputs(self,
-        a:Arrays, # Jets with `p4` and `mask`
-    )->Arrays:    # `x` (N, particles, 3), `mask`, `pt` [GeV]
-        "What the energy is called with"
+    def inputs(self, a:Arrays)->Arrays:
+        "What the energy is called with: `x` (N, particles, 3), `mask`, and `pt` [GeV], of jets with `p4` and `mask`"
         f = jet_frame(a, self.particles)
         return Arrays(['logz','eta','phi'], x=self.frame(f.frame, f.mask), mask=f.mask, pt=f.pt)
 
@@ -254,7 +249,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #d20987de
+# %% ../../nbs/ebm/35_jets.ipynb #d742cd2e
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -310,7 +305,7 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #a0afc4d9
+# %% ../../nbs/ebm/35_jets.ipynb #94eabfd8
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
@@ -349,7 +344,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #bc42dacf
+# %% ../../nbs/ebm/35_jets.ipynb #ed0e3054
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -375,7 +370,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b5c4d644
+# %% ../../nbs/ebm/35_jets.ipynb #b5b3a4b8
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -415,7 +410,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #d88bb67b
+# %% ../../nbs/ebm/35_jets.ipynb #e484ee2b
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -445,7 +440,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b9ec004a
+# %% ../../nbs/ebm/35_jets.ipynb #c08571f6
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
