@@ -19,11 +19,11 @@ import numpy as np, torch
 from fastcore.basics import AttrDict
 from .. import __version__
 from ..core.arrays import Arrays, atomic, save
-from ..core.metrics import auc, bootstrap, evaluate, fpd, kpd, roc, sculpting, spectra
+from ..core.metrics import evaluate, fpd, kpd, roc, sculpting, spectra
 from ..core.training import history, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
 from ..data.jets import DataError
-from ..data.kinematics import relative
+from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
 from ..ebm.jets import jet_ebm, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
@@ -359,7 +359,7 @@ def _train(run, d, net):
     "A trained net, kept with its control sample"
     own = {k: run.set[k] for k in 'updates warm size steps pool width depth heads particles lr reg last ema'.split()}
     if net=='deepset': own |= dict(depth=0, heads=1, width=run.set.deepset_width, updates=run.set.deepset_updates)
-    E = jet_ebm(d.train, net=net, out=run.out/'training'/net, seed=run.seed, bar=LABELS[net], **own, **run.trainer)
+    E = jet_ebm(d.train, net=net, out=run.out/'training'/net, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, **own, **run.trainer)
     if run.rank: return E
     folder = run.out/('model' if net=='attention' else f'model-{net}')
     save_model(folder, E)
@@ -519,12 +519,12 @@ def _sculpting(run, scores, mass):
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
 def _discs(a, cols=3):
-    "A few jets beside each other as discs of area proportional to pt, each in a circle of radius 1"
+    "A few jets at eta = phi = 0 beside each other as discs of area proportional to pt, each in a circle of radius 1"
     t,marks = np.linspace(0, 2*np.pi, 60), []
     for i in range(len(a)):
-        z,eta,phi = relative(a.p4[i:i+1], a.mask[i:i+1])[0][a.mask[i]].cpu().numpy().T
+        pt,eta,phi,_ = (v.numpy() for v in ptetaphim(a.p4[i][a.mask[i]]))
         at = np.r_[2.2*(i%cols), -2.2*(i//cols)]
-        marks += [curve(np.c_[np.cos(t), np.sin(t)]+at, '#999999', 1., dash=True), points(np.where(np.hypot(eta, phi)[:,None]<1.1, np.c_[eta, phi]+at, np.nan), PALETTE[0], 20*np.sqrt(z.clip(0, 1)), alpha=.5)]
+        marks += [curve(np.c_[np.cos(t), np.sin(t)]+at, '#999999', 1., dash=True), points(np.where(np.hypot(eta, phi)[:,None]<1.1, np.c_[eta, phi]+at, np.nan), PALETTE[0], 20*np.sqrt((pt/pt.sum()).clip(0, 1)), alpha=.5)]
     return scene(*marks, x=(-1.1, 2.2*cols-1.1), y=(-2.2*((len(a)-1)//cols)-1.1, 1.1), size=(500, 340), equal=True)
 
 def _chains(run, E, real):
