@@ -155,3 +155,32 @@ def test_killed(tmp_path, smoke, when):
     assert code==0, err
     for f in ('model/model.safetensors', 'model/control.safetensors', 'model-deepset/model.safetensors', 'metrics.json', 'log.csv'):
         assert (tmp_path/'run'/f).read_bytes()==(smoke[0]/f).read_bytes(), f
+
+SLIDER = "() => [document.getElementById('chains').data[1].x, document.querySelector('#chains .slider-label').textContent].map(v => JSON.stringify(v))"
+
+@pytest.mark.long
+@pytest.mark.parametrize('width', [1200, 400])
+def test_report_in_a_browser(smoke, width):
+    "Nothing is fetched, nothing is wider than the page, all figures are drawn, the slider moves the chains"
+    import shutil
+    sync = pytest.importorskip('playwright.sync_api', reason='needs playwright: pip install playwright')
+    if not (chromium := shutil.which('chromium') or shutil.which('google-chrome')): pytest.skip('needs chromium')
+    errors, asked = [], []
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+        page = browser.new_page(viewport=dict(width=width, height=900))
+        page.on('pageerror', lambda e: errors.append(str(e)))
+        page.on('request', lambda r: asked.append(r.url))
+        page.goto(f'file://{smoke[0]}/report.html')
+        page.wait_for_timeout(2000)
+        assert page.locator('.plot .main-svg').count() >= page.locator('.plot').count() >= 20
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+        before = page.evaluate(SLIDER)
+        rail = page.locator('#chains .slider-rail-touch-rect')
+        rail.scroll_into_view_if_needed()
+        box = rail.bounding_box()
+        page.mouse.click(box['x']+box['width']-4, box['y']+box['height']/2)
+        page.wait_for_timeout(800)
+        assert all(a!=b for a,b in zip(before, page.evaluate(SLIDER)))
+        browser.close()
+    assert not errors and len(asked)==1
