@@ -72,8 +72,9 @@ def main():
     for k,q in results.items(): print(row(k, q), flush=True)
     if a.ablate:
         for k,f in ablations(train, test):
-            results[k] = f()
-            print(row(k, results[k]), flush=True)
+            try: results[k] = f()
+            except FloatingPointError as e: results[k] = {'diverged': str(e).split(':')[0]}
+            print(row(k, results[k]) if 'mass' in results[k] else f'| {k} | diverged: {results[k]["diverged"]} |'+' |'*8, flush=True)
     else:
         for net in UPDATES:
             qs = []

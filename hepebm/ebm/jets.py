@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #092accd9
+# %% ../../nbs/ebm/35_jets.ipynb #1fd61fcc
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #30d6f558
+# %% ../../nbs/ebm/35_jets.ipynb #4e4f6942
 R0 = .1
 
 def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
@@ -55,7 +55,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b3ef5208
+# %% ../../nbs/ebm/35_jets.ipynb #0fbfccc1
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -108,7 +108,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #4d624236
+# %% ../../nbs/ebm/35_jets.ipynb #476c9118
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -163,7 +163,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #9f004df7
+# %% ../../nbs/ebm/35_jets.ipynb #03f8c2cb
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -172,18 +172,21 @@ class JetFrame(nn.Module):
         self.register_buffer('scale', torch.ones(3))
         self.register_buffer('edge', torch.tensor(torch.inf))
     def fit(self, frame, mask):
-        "Take mean, spreads and the largest distance from `jet_frame`'s output"
+        "Take mean and spreads from `jet_frame`'s output, and how far from the jet's axis particles are found"
         u, w = frame[...,0][mask], _stretch(frame[...,1:])[mask]
         self.shift.copy_(u.mean())
         self.scale.copy_(torch.stack([u.std(), w.std(), w.std()]))
-        self.edge.copy_(w.norm(dim=-1).max()/w.std())
+        self.edge.fill_(np.quantile(self._radius(torch.where(mask, frame[...,0].exp(), 0), frame[...,1:])[mask].cpu().numpy(), .9999))
         return self
+    def _radius(self, z, v): return _length(v-_mean(v, z)[:,None])
     def wall(self, x, mask):
-        "A steep energy (N,) beyond the edge"
-        return 25*torch.where(mask, (_length(x[...,1:])-self.edge).clamp(min=0)**2, 0).sum(1)
+        "A steep energy (N,) of particles beyond the edge"
+        excess = (self._radius(*self.inverse(x, mask))-self.edge).clamp(min=0)
+        return 200*torch.where(mask, excess**2, 0).sum(1)
     def inside(self, x):
         "`x` with all angles within the edge"
-        return torch.cat([x[...,:1], x[...,1:]*(self.edge/_length(x[...,1:])).clamp(max=1)[...,None]], -1)
+        w = x[...,1:]*self.scale[1:]
+        return torch.cat([x[...,:1], x[...,1:]*(torch.asinh(self.edge/R0)/_length(w)).clamp(max=1)[...,None]], -1)
     def forward(self, frame, mask):
         x = torch.cat([frame[...,:1]-self.shift, _stretch(frame[...,1:])], -1)/self.scale
         return torch.where(mask[...,None], x, 0)
@@ -192,7 +195,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #aad1b736
+# %% ../../nbs/ebm/35_jets.ipynb #7a139921
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -249,7 +252,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #d742cd2e
+# %% ../../nbs/ebm/35_jets.ipynb #f22a3b76
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -305,7 +308,7 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #94eabfd8
+# %% ../../nbs/ebm/35_jets.ipynb #3e2ad1bb
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
@@ -344,7 +347,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #ed0e3054
+# %% ../../nbs/ebm/35_jets.ipynb #722c8127
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -370,7 +373,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #b5b3a4b8
+# %% ../../nbs/ebm/35_jets.ipynb #82ffb2ef
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -410,7 +413,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #e484ee2b
+# %% ../../nbs/ebm/35_jets.ipynb #38a3b426
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -440,7 +443,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #c08571f6
+# %% ../../nbs/ebm/35_jets.ipynb #75d99e74
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
