@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #1fd61fcc
+# %% ../../nbs/ebm/35_jets.ipynb #bcd868c6
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #4e4f6942
+# %% ../../nbs/ebm/35_jets.ipynb #928f65be
 R0 = .1
 
 def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
@@ -55,7 +55,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #0fbfccc1
+# %% ../../nbs/ebm/35_jets.ipynb #1f058363
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -108,7 +108,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #476c9118
+# %% ../../nbs/ebm/35_jets.ipynb #0002b713
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -163,7 +163,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #03f8c2cb
+# %% ../../nbs/ebm/35_jets.ipynb #52c8ebb0
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -195,7 +195,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #7a139921
+# %% ../../nbs/ebm/35_jets.ipynb #c4b29ab4
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -216,14 +216,14 @@ class JetEnergy(nn.Module):
 
     def fit(self, a:Arrays, seed=0):
         "Take scale, mixture and pairs of N and pt from training jets with `p4` and `mask`"
-        f = jet_frame(a, self.particles)
+        f = jet_frame(a, self.particles).to(self.pts.dtype)
         self.base.fit(self.frame.fit(f.frame, f.mask)(f.frame, f.mask), f.mask, seed=seed)
         i = torch.randint(len(f), self.pts.shape, generator=generator(seed, name='pairs'))
         self.counts.copy_(f.mask.sum(1)[i]); self.pts.copy_(f.pt[i])
         return self
     def inputs(self, a:Arrays)->Arrays:
         "What the energy is called with: `x` (N, particles, 3), `mask`, and `pt` [GeV], of jets with `p4` and `mask`"
-        f = jet_frame(a, self.particles)
+        f = jet_frame(a, self.particles).to(self.pts.dtype)
         return Arrays(['logz','eta','phi'], x=self.frame(f.frame, f.mask), mask=f.mask, pt=f.pt)
 
     def tilt(self, x, mask):
@@ -252,7 +252,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #f22a3b76
+# %% ../../nbs/ebm/35_jets.ipynb #8374ed49
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -308,16 +308,18 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #3e2ad1bb
+# %% ../../nbs/ebm/35_jets.ipynb #6bd69ea0
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
     train:Arrays,    # Background jets with `p4` and `mask`
     net='attention', # 'attention' or 'deepset'
     updates=200,     # Of maximum likelihood
+    epochs=None,     # Passes over `train` instead of `updates`
     warm=300,        # Of noise-contrastive estimation before
     size=64,         # Jets in an update
     steps=10,        # Of each chain in an update
+    step=.01,        # Of Langevin at the start; it follows the acceptance
     pool=512,        # Chains
     width=None,      # Of the network; `None`: 32 (attention) or 64
     depth=None,      # Blocks of attention; `None`: 1 or 0
@@ -335,10 +337,14 @@ def jet_ebm(
 )->JetEnergy:
     "Train an energy of jets on background jets"
     if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
+    if other := trainer.keys() & {'epsilon','kl','hmc','repel'}: raise ValueError(f'{", ".join(sorted(other))}: not an option here, where chains are exact Langevin with a Metropolis step at temperature 1')
     size, pool = min(size, len(train)), max(pool, size)
+    if epochs: updates = epochs*(len(train)//size)
     given_ = {k: v for k,v in dict(width=width, depth=depth, heads=heads).items() if v is not None}
-    torch.manual_seed(seed)
-    E = JetEnergy(**{**NETS[net], **given_}, particles=particles, pool=pool).fit(train, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        E = JetEnergy(**{**NETS[net], **given_}, particles=particles, pool=pool).fit(train, seed)
+    E.step.fill_(step)
     rows = E.inputs(train)
     say = lambda what: None if bar is None else f'{bar}: {what}'
     kw = dict(size=size, seed=seed, resume=resume, gradient_clip_val=1., **trainer)
@@ -347,7 +353,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #722c8127
+# %% ../../nbs/ebm/35_jets.ipynb #8c8f5600
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -373,11 +379,11 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #82ffb2ef
+# %% ../../nbs/ebm/35_jets.ipynb #48ec5f9f
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
-    steps=128,   # Of MALA, after the chains of training (or the annealing from noise)
+    steps=128,   # Of MALA, after the chains of training, and between two jets of one chain if `n` is more than there are chains; or in all from noise
     seed=0,
     pt=None,     # Jet pts (n,) [GeV]; `None`: of random training jets, with the multiplicity
     mask=None,   # (n, particles), True on particles; chains then start from noise
@@ -386,10 +392,14 @@ def sample_jets(
     "Jets from the model"
     g = generator(seed, E.pts.device, 'jets')
     if noise or mask is not None or not E.pool.abs().any(): return _from_noise(E, n, steps, g, pt, mask)[-1][1]
-    order = torch.cat([torch.randperm(len(E.pool), generator=g, device=g.device) for _ in range(-(-n//len(E.pool)))])[:n]
-    jet = E.pool_jet[order]
-    x = _advance(E, E.pool[order], E.occupied(jet), steps, g)
-    return E.jets(x, E.occupied(jet), E.pts[jet] if pt is None else torch.as_tensor(pt).to(x))
+    x, jet, rounds = E.pool, E.pool_jet, []
+    order = torch.randperm(len(x), generator=g, device=g.device)[:n]
+    x, jet = x[order], jet[order]
+    while sum(map(len, rounds)) < n:
+        x = _advance(E, x, E.occupied(jet), steps, g)
+        rounds.append(x)
+    jet = jet.repeat(len(rounds))[:n]
+    return E.jets(torch.cat(rounds)[:n], E.occupied(jet), E.pts[jet] if pt is None else torch.as_tensor(pt).to(E.pts))
 
 def noise_jets(
     E:JetEnergy,
@@ -413,7 +423,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #38a3b426
+# %% ../../nbs/ebm/35_jets.ipynb #019235e6
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -443,7 +453,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #75d99e74
+# %% ../../nbs/ebm/35_jets.ipynb #8eb8bbc1
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
