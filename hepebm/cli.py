@@ -93,6 +93,7 @@ def generate(
     from hepebm.data.jets import write_jets
     from hepebm.data.muons import write_muons
     if process not in [*PROCESSES, *MUONS]: raise ValueError(f'no process {process!r}; there are {" ".join(PROCESSES)} (jets) and {" ".join(MUONS)} (muons)')
+    if not jobs: raise ValueError('--jobs 0: expected 1 or more, or -1 for all cores')
     _writable(o, '.h5 .hdf5' if process in MUONS else '.h5 .hdf5 .parquet')
     if process in MUONS: write_muons(o, muons(process, n, seed, jobs=jobs))
     else: write_jets(o, jets(process, n, seed, tuple(pt), R, jobs))
@@ -127,6 +128,18 @@ def _model(path):
     if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished?')
     return load_model(found[0]), found[0]
 
+def _jets(file):
+    "Jets of a file, all of which have an energy"
+    from hepebm.data.jets import DataError
+    from hepebm.data.public import read_events
+    a = read_events(file)
+    if not {'p4','mask'} <= set(a.keys()): raise DataError(f'{file} holds {", ".join(a.keys())}; this model wants jets')
+    if not len(a): raise DataError(f'{file} holds no jets')
+    if (bad := ~a.mask.any(1)).any(): raise DataError(f'{file}: jet {int(bad.nonzero()[0])} has no particles: remove empty jets first')
+    if 'jet_pt' in a and (bad := ~((a.jet_pt>0) & a.jet_pt.isfinite())).any():
+        raise DataError(f'{file}: jet_pt of jet {(i := int(bad.nonzero()[0]))} is {a.jet_pt[i].item():g}: expected a number above 0 [GeV]; correct or remove it')
+    return a
+
 def score(
     model:str, # A run's folder, or that of its model
     file:str,  # Events
@@ -136,14 +149,14 @@ def score(
     import pandas as pd
     from hepebm.core.arrays import atomic, load
     from hepebm.data.jets import DataError
-    from hepebm.data.public import read_events
     from hepebm.studies.studies import p_value
     _writable(o, '.parquet .csv')
     E,folder = _model(model)
-    a = read_events(file)
-    if 'p4' not in a: raise DataError(f'{file} holds {", ".join(a.keys())}; this model wants jets')
-    s = E.score(a).double().numpy()
-    t = pd.DataFrame(dict(energy=s, p_value=p_value(s, load(folder/'control.safetensors').score.double().numpy())))
+    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need: the run is not finished; run it again, it goes on')
+    a = _jets(file)
+    try: s = E.score(a).double().numpy()
+    except DataError as e: raise DataError(f'{file}: {e}') from e
+    t = pd.DataFrame(dict(energy=s, p_value=p_value(s, load(control).score.double().numpy())))
     with atomic(o) as tmp: t.to_parquet(tmp) if o.endswith('.parquet') else t.to_csv(tmp, index=False)
     print(f'{len(t):,} events in {o}: median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %')
 
@@ -159,6 +172,7 @@ def sample(
     from hepebm.ebm.jets import sample_jets
     _writable(o, '.h5 .hdf5 .parquet')
     if n<1: raise ValueError(f'-n counts jets, got {n}')
+    if steps<0: raise ValueError(f'--steps {steps}: expected 0 or more')
     E,_ = _model(model)
     write_jets(o, sample_jets(E, n, steps=steps, seed=seed))
     print(f'{n:,} jets in {o}')

@@ -91,7 +91,9 @@ BAD = [([], 0), (['--help'], 0), (['--version'], 0), (['nosuch'], 2), (['run'], 
     (['run','jet-ebm','--set','updates'], 2), (['run','jet-ebm','--set','updates=few'], 2), (['run','jet-ebm','--preset','nosuch'], 2), (['run','jet-ebm','--seed','x'], 2), (['run','jet-ebm','--device','tpu'], 2),
     (['run','jet-ebm','--data','nosuch.h5'], 2), (['run','jet-ebm','--data','top-tagging'], 2), (['run','jet-ebm','--data','text.h5'], 2), (['run','jet-ebm','--out','text.h5'], 2), (['run','jet-ebm','--out','full'], 2),
     (['info','nosuch.h5'], 2), (['info','full'], 2), (['info','text.h5'], 2), (['download','nosuch'], 2), (['generate','nosuch','-n','3','-o','x.h5'], 2), (['generate','QCD','-n','3','-o','x.txt'], 2), (['generate','QCD','-o','x.h5'], 2),
-    (['generate','QCD','-n','0','-o','x.h5'], 2), (['score','full','text.h5','-o','x.parquet'], 2), (['sample','full','-n','3','-o','x.h5'], 2), (['compare','full','full'], 2)]
+    (['generate','QCD','-n','0','-o','x.h5'], 2), (['score','full','text.h5','-o','x.parquet'], 2), (['sample','full','-n','3','-o','x.h5'], 2), (['compare','full','full'], 2),
+    (['run','jet-ebm','--devices','0'], 2), (['run','jet-ebm','--jobs','0'], 2), (['run','jet-ebm','--seed','-1'], 2), *((['run','jet-ebm','--set',s], 2) for s in 'size=0 size=None particles=0 steps=0 pool=-5 depth=-1 frames=0 test=0 bootstrap=0 generate=513 pool=511'.split()),
+    (['generate','QCD','-n','3','-o','x.h5','--R','-1'], 2), (['generate','QCD','-n','3','-o','x.h5','--jobs','0'], 2), (['sample','full','-n','3','-o','x.h5','--steps','-1'], 2)]
 
 @pytest.mark.parametrize('args,code', BAD, ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
 def test_mistakes(tmp_path, monkeypatch, capsys, args, code):

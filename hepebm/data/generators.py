@@ -472,6 +472,7 @@ def jets(
     "Jets of a process: generated, detected, clustered, matched"
     _settings(process, pt)
     if n<1 or not 0<pt[0]<pt[1]: raise ValueError(f'need n>0 and a window 0<pt[0]<pt[1], got n={n}, pt={pt}')
+    if not 0<R<np.inf: raise ValueError(f'need a radius R>0, got R={R}')
     kw = dict(seed=seed, pt=tuple(map(float, pt)), R=R, particles=particles, artefact=artefact)
     return _cached(lambda: Arrays(**_collect('_jet_chunk', dict(process=process, **kw), n, jobs, process)), cache, name=process, n=n, **kw)
 

@@ -34,16 +34,17 @@ STUDIES = {}
 
 class Study(NamedTuple):
     "A function of a `Run` and data, and its settings by preset"
-    name:str; run:Callable; presets:dict; what:str
+    name:str; run:Callable; presets:dict; what:str; check:Callable
 
 def study(
     name,      # As on the command line
     laptop,    # All settings, by name
+    check=lambda s: None, # Raises an error where settings do not fit together
     **presets, # What the other presets change
 ):             # Decorator of a function `(run, data)`
     "Register a study"
     def decorate(f):
-        STUDIES[name] = Study(name, f, dict(laptop=laptop, **{k: laptop | v for k,v in presets.items()}), f.__doc__)
+        STUDIES[name] = Study(name, f, dict(laptop=laptop, **{k: laptop | v for k,v in presets.items()}), f.__doc__, check)
         return f
     return decorate
 
@@ -52,13 +53,16 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
+_optional = 'warm','depth','last'
+
 def _typed(key, value, like):
     "`value` (text from the command line, or not) as the kind of thing that `like` is"
     if isinstance(value, str) and not isinstance(like, str):
         try: value = ast.literal_eval(value)
         except (ValueError, SyntaxError): pass
     if isinstance(like, float) and type(value) is int: value = float(value)
-    if like is not None and value is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
+    if like is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
+    if type(value) is int and value < (low := int(key not in _optional)): raise ValueError(f'{key}={value}: expected {low} or more')
     return value
 
 def settings_of(
@@ -69,7 +73,9 @@ def settings_of(
     "All settings of a study"
     base = _one_of('preset', preset, _one_of('study', name, STUDIES).presets)
     for k in change: _one_of(f'setting of {name}', k, base)
-    return base | {k: _typed(k, v, base[k]) for k,v in change.items()}
+    s = base | {k: _typed(k, v, base[k]) for k,v in change.items()}
+    STUDIES[name].check(s)
+    return s
 
 # %% ../../nbs/studies/70_studies.ipynb #4d27cc40
 def write_text(
@@ -104,7 +110,7 @@ def _hardware():
     return dict(system=platform.platform(), cpu=model or platform.processor() or platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=', '.join(gpus) or 'none')
 
 # %% ../../nbs/studies/70_studies.ipynb #aa0f1554
-_same, _made = ('study','preset','seed','data','bytes','settings'), 'settings.json metrics.json result.txt report.html log.csv model* figures tables training'.split()
+_same, _made = ('study','preset','seed','data','bytes','mtime_ns','settings'), 'settings.json metrics.json result.txt report.html log.csv model* figures tables training'.split()
 
 def _flat(doc): return {k: doc.get(k) for k in _same if k!='settings'} | doc['settings']
 
@@ -250,9 +256,10 @@ def _finish(run):
 
 # %% ../../nbs/studies/70_studies.ipynb #deafa441
 def _data_id(data):
-    "What tells data apart: the name, or the place and size of a file"
+    "What tells data apart: the name, or the place, size and last change of a file"
     if data is None or not (p := Path(data).expanduser()).exists(): return dict(data=data and str(data))
-    return dict(data=str(p.resolve()), bytes=sum(f.stat().st_size for f in p.rglob('*') if f.is_file()) if p.is_dir() else p.stat().st_size)
+    stats = [f.stat() for f in (p.rglob('*') if p.is_dir() else [p]) if f.is_file()]
+    return dict(data=str(p.resolve()), bytes=sum(s.st_size for s in stats), mtime_ns=max((s.st_mtime_ns for s in stats), default=0))
 
 def _command(name, data, preset, seed, settings):
     "The command that does the same again"
@@ -266,6 +273,7 @@ def _trainer(device, devices, precision):
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
     if device not in ('cpu','cuda'): raise ValueError(f'device {device!r}: expected cpu or cuda')
     if device=='cuda' and not torch.cuda.is_available(): raise ValueError('device cuda: torch sees no GPU here')
+    if devices<1: raise ValueError(f'devices {devices}: expected 1 or more')
     return dict(accelerator=device, devices=devices, **({'precision': precision} if precision else {}), **({'strategy': 'ddp'} if devices>1 else {}))
 
 def run_study(
@@ -283,6 +291,8 @@ def run_study(
 )->Path:            # The folder
     "Run a study, or go on with it, and print its result"
     settings = settings_of(name, preset, **(change or {}))
+    if not 0<=seed<2**32: raise ValueError(f'seed {seed}: expected 0 to 2**32-1')
+    if not jobs: raise ValueError('jobs 0: expected 1 or more, or -1 for all cores')
     doc = dict(study=name, preset=preset, seed=seed, **_data_id(data), settings=settings, versions=_versions(), hardware=_hardware(),
         command=_command(name, data, preset, seed, settings), started=time.strftime('%Y-%m-%d %H:%M'))
     out = Path(out or f'runs/{name}-{preset}').expanduser()
@@ -539,9 +549,12 @@ def _chains(run, E, real):
 
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
 _laptop = dict(updates=200, deepset_updates=300, warm=300, size=64, steps=10, pool=512, width=32, depth=1, heads=4, deepset_width=64, particles=40, lr=5e-4, reg=1e-2, last=100, ema=.98,
-    train=8000, test=10_000, generate=1000, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
+    train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
-@study('jet-ebm', _laptop, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
+def _enough_chains(s):
+    if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, one jet for each chain (more would repeat chains): raise pool, or lower generate')
+
+@study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
     paper=dict(updates=117_000, deepset_updates=117_000, size=128, steps=24, pool=10_000, width=128, depth=8, heads=16, deepset_width=128, train=300_000, test=50_000, generate=10_000))
 def jet_ebm_study(
     run:Run,   # Where it goes
@@ -573,7 +586,8 @@ def jet_ebm_study(
     run.figure('energies', 'Scores of background and signals for each method.', *_energy_panels(scores))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
     _sculpting(run, scores, next(iter(seen.values()))['mass'])
-    run.text('Generation', f'Jets after {run.set.sample_steps} more steps of the chains that training left behind.')
+    n = len(generated['attention EBM'])
+    run.text('Generation', f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
     run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
     _chains(run, models['attention'], real)
