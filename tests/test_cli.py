@@ -8,7 +8,8 @@ RUN = 'run', 'jet-ebm', '--preset', 'smoke'
 
 def start(*args, cwd=root):
     env = dict(os.environ, PYTHONPATH=str(root), IN_TEST='1', OMP_NUM_THREADS='1', MPLBACKEND='agg')
-    return subprocess.Popen([sys.executable, '-c', 'import sys; from hepebm.cli import main; sys.exit(main())', *map(str, args)], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', 'import sys; from hepebm.cli import main; sys.exit(main())', *map(str, args)], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ^C is heard, also where the tests run in the background
 
 def hepebm(*args, cwd=root):
     p = start(*args, cwd=cwd)
