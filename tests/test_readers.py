@@ -82,6 +82,20 @@ def test_missing_values(tmp_path, bad):
     for read in (read_jets, read_jetclass):
         with pytest.raises(DataError, match='bad.parquet'): read(tmp_path/'bad.parquet')
 
+def test_bad_labels_and_observables(tmp_path):
+    "Labels that are no integers, and observables that are no numbers or belong to other jets, are named with key and row"
+    def says(write, key, value, *words):
+        write(tmp_path/'x.h5')
+        with h5py.File(tmp_path/'x.h5', 'a') as f: del f[key]; f[key] = value
+        with pytest.raises(DataError) as e: read_jets(tmp_path/'x.h5')
+        assert all(w in str(e.value) for w in ('x.h5', *words)), e.value
+    for v in (np.inf, -np.inf, np.nan, .5): says(matrix, 'labels', np.r_[np.zeros(7), v, np.zeros(52)], 'labels', 'row 7')
+    says(matrix, 'labels', np.r_[np.zeros((7,2)), [[1,np.nan]], np.zeros((52,2))], 'labels', 'row 7')
+    says(raw, 'objects/jets/obs', np.ones((59,1,9)), 'objects/jets/obs', '59 rows', '60')
+    for v in (np.nan, np.inf):
+        o = np.ones((60,1,9)); o[3,0,4] = v
+        says(raw, 'objects/jets/obs', o, 'objects/jets/obs', 'row 3')
+
 @pytest.mark.long
 @pytest.mark.parametrize('name', [k for k in KINDS if k!='top.h5']) # spoiled metadata can make PyTables itself crash
 def test_spoiled_files(tmp_path, name):

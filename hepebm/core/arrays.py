@@ -45,14 +45,14 @@ class Arrays:
         if isinstance(i, (int, np.integer)):
             if not -len(self) <= i < len(self): raise IndexError(f'row {i} of {len(self)}')
             i = slice(i%len(self), i%len(self)+1)
-        if not isinstance(i, slice): i = torch.as_tensor(i)
+        if not isinstance(i, slice): i = _rows(i)
         return self.map(lambda v: v[i.to(v.device) if isinstance(i, Tensor) else i])
     def keys(self): return self._a.keys()
     def items(self): return self._a.items()
     def map(self, f): "`f` of every array"; return Arrays(self.features, **{k: f(v) for k,v in self._a.items()})
     def assign(self, features=None, **arrays): "A copy with `arrays` added or replaced"; return Arrays(features or self.features, **{**self._a, **arrays})
     def drop(self, *names): "A copy without `names`"; return Arrays(self.features, **{k:v for k,v in self._a.items() if k not in names})
-    def to(self, *args, **kw): "All arrays moved, as `Tensor.to` does (a dtype changes floating arrays only)"; return self.map(lambda v: v.to(*_casts(v, args), **kw))
+    def to(self, *args, **kw): "All arrays moved, as `Tensor.to` does (a dtype changes floating arrays only)"; return self.map(lambda v: _moved(v, args, kw))
     @property
     def device(self): return next(iter(self._a.values())).device
     def split(self,
@@ -85,7 +85,15 @@ def _perm(n, seed):
     g = seed if isinstance(seed, torch.Generator) or seed is None else torch.Generator().manual_seed(seed)
     return torch.randperm(n, generator=g)
 
-def _casts(v, args): return tuple(a for a in args if not (isinstance(a, torch.dtype) and not v.is_floating_point()))
+def _moved(v, args, kw):
+    "`v.to(*args, **kw)`, but for a dtype where `v` is not floating"
+    if v.is_floating_point(): return v.to(*args, **kw)
+    return v.to(*[a for a in args if not isinstance(a, torch.dtype)], **{k: a for k,a in kw.items() if k!='dtype'})
+
+def _rows(i):
+    "An index tensor; an empty list, which torch takes for floating numbers, is no rows"
+    i = torch.as_tensor(i)
+    return i.long() if i.is_floating_point() and not i.numel() else i
 
 def _span(v):
     "Range of a tensor in words; for a mask, the share of particles"
@@ -99,6 +107,7 @@ def concat(
 )->Arrays:
     "Rows of all `arrays`, one after the other"
     arrays = list(arrays)
+    if not arrays: raise ValueError('nothing to join: concat needs at least one Arrays')
     names = [set(a.keys()) for a in arrays]
     if any(o!=names[0] for o in names): raise ValueError(f'arrays differ in names: {sorted(set.union(*names)-set.intersection(*names))} are not in all of them')
     if any(a.features!=arrays[0].features for a in arrays): raise ValueError(f'arrays differ in features: {[a.features for a in arrays]}')
@@ -113,7 +122,7 @@ def pad(
     rows = [torch.as_tensor(np.asarray(r)) for r in ragged]
     if not rows: return torch.zeros(0, n or 0), torch.zeros(0, n or 0, dtype=torch.bool)
     counts = torch.tensor([len(r) for r in rows])
-    n = n or max(int(counts.max()), 1)
+    n = max(int(counts.max()), 1) if n is None else n
     dtype = torch.get_default_dtype() if any(not r.is_floating_point() and not len(r) for r in rows) and any(r.is_floating_point() for r in rows) else next((r.dtype for r in rows if len(r)), rows[0].dtype)
     shape = next((r.shape[1:] for r in rows if len(r)), rows[0].shape[1:])
     x = torch.zeros(len(rows), n, *shape, dtype=dtype)
@@ -149,6 +158,7 @@ class Scaler(nn.Module):
         "Take centre and scale of every column from `x`; a constant column keeps scale 1"
         v = (x[mask] if mask is not None else x.reshape(-1, x.shape[-1])).double()
         if not len(v): raise ValueError('nothing to fit a Scaler on: no particle is unmasked')
+        if (bad := ~v.isfinite().all(0)).any(): raise ValueError(f'column {int(bad.int().argmax())} holds a NaN or infinite number: a Scaler is fitted on finite ones; is padding masked?')
         if self.kind=='standard': c,s = v.mean(0), v.std(0, unbiased=False)
         else:
             lo,c,hi = torch.as_tensor(np.quantile(v.cpu().numpy(), (.25,.5,.75), axis=0)).to(v)
@@ -197,7 +207,7 @@ def save(
     path,     # A `.safetensors` file
 ):
     "Write `a` to `path` (safetensors: no code runs on loading)"
-    with atomic(path) as tmp: save_file({k: v.detach().cpu().contiguous() for k,v in a.items()}, tmp, metadata={'features': json.dumps(a.features)})
+    with atomic(path) as tmp: save_file({k: v.detach().cpu().contiguous().clone() for k,v in a.items()}, tmp, metadata={'features': json.dumps(a.features)})
 
 def load(
     path, # A file written by `save`

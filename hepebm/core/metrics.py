@@ -17,6 +17,7 @@ from torch import Tensor
 def _np(x):
     "A float64 numpy array of a tensor, a list or an array"
     x = x.detach().cpu().double().numpy() if isinstance(x, Tensor) else np.asarray(x, float)
+    if not x.size: raise ValueError(f'an empty sample (shape {x.shape}): a metric needs at least one event')
     if np.isnan(x).any(): raise ValueError(f'{np.isnan(x).sum()} of {x.size} values are NaN: a metric needs numbers')
     return x
 
@@ -70,7 +71,7 @@ def rejection(
     eff=.5,      # Signal efficiency
     weight=None, # (N,), of any sign
 )->float:
-    "Background rejection 1/eps_B at the tightest cut that reaches signal efficiency `eff` (infinite if no background passes)"
+    "Background rejection 1/eps_B where the ROC curve reaches signal efficiency `eff`, interpolated linearly between neighbouring cuts (infinite if no background passes)"
     if not 0<eff<=1: raise ValueError(f'eff is a signal efficiency in (0, 1], not {eff}')
     r = roc(score, label, weight)
     i = np.argmax(r.tpr >= eff*(1-1e-12))
@@ -128,8 +129,9 @@ def bootstrap(
 
 # %% ../../nbs/core/03_metrics.ipynb #221f495b
 def _range(a, b):
-    "Where both samples lie, but for the outermost .1 % of their union"
-    lo,hi = np.quantile(np.r_[a,b], (.001,.999))
+    "Where both samples lie, but for infinities and the outermost .1 % of their union"
+    z = np.r_[a,b]
+    lo,hi = np.quantile(z[np.isfinite(z)], (.001,.999)) if np.isfinite(z).any() else (0.,0.)
     return (lo,hi) if hi>lo else (lo-.5,hi+.5)
 
 def _histogram(x, edges, w):
@@ -142,7 +144,7 @@ def jsd(
     a,           # (N,)
     b,           # (M,)
     bins=50,     # Number of bins inside `range`, or their edges
-    range=None,  # (low, high); `None`: where all but the outermost .1 % of both lie
+    range=None,  # (low, high); `None`: where all but infinities and the outermost .1 % of both lie
     weight=None, # Weights of `a` and of `b`, as a pair; either may be `None`
 )->float:
     "Jensen-Shannon divergence in nat, between 0 and ln 2; what is out of range is counted in two bins of its own"

@@ -107,9 +107,10 @@ def _hdf5(path):
 
 def _label(v, path, key):
     "Integers from labels or one-hot rows"
-    v = v.argmax(1) if v.ndim==2 and v.shape[1]>1 else v.reshape(-1)
-    if not np.isfinite(v).all() or (v!=v.round()).any(): raise DataError(f'{path}, {key}: label {v[v!=v.round()][0]} in row {np.flatnonzero(v!=v.round())[0]} is not an integer')
-    return v.astype(np.int64)
+    w = v.argmax(1) if v.ndim==2 and v.shape[1]>1 else v.reshape(-1)
+    bad = ~np.isfinite(v).all(tuple(range(1, v.ndim))) | (w!=w.round())
+    if bad.any(): i = np.flatnonzero(bad)[0]; raise DataError(f'{path}, {key}: label {v[i]} in row {i} is not an integer')
+    return w.astype(np.int64)
 
 def plain(
     v, # A numpy array
@@ -119,7 +120,10 @@ def plain(
     if v.dtype.kind=='u' and v.dtype.itemsize>1: return v.astype(np.int64)
     return v.astype(v.dtype.newbyteorder('=')) if v.dtype.byteorder in '<>' else v
 
-def _observables(obs): return {k: obs[:,i].astype(np.float32) for i,k in enumerate(OBS[:obs.shape[1]])}
+def _observables(obs, path, key):
+    "Columns of `obs` by name"
+    if bad := np.flatnonzero(~np.isfinite(obs).all(1)).tolist(): raise DataError(f'{path}, {key}: a NaN or infinite number in row {bad[0]}: {obs[bad[0]].tolist()}; remove the row')
+    return {k: obs[:,i].astype(np.float32) for i,k in enumerate(OBS[:obs.shape[1]])}
 
 def _particles(p4, particles):
     "`p4` with exactly that many slots"
@@ -143,7 +147,7 @@ def _matrix(f, key, n, particles, path):
         if own: out[k] = _cut(plain(o[:n]), particles, d.shape)
         elif k in ('label','labels','obs','mask') or o.ndim==1:
             if len(o)!=len(d): raise DataError(f'{path}, {k}: {len(o)} rows, but {key} has {len(d)}; which jets do they belong to?')
-            if k=='obs': out.update(_observables(o[:n]))
+            if k=='obs': out.update(_observables(o[:n], path, k))
             elif k=='mask': out[k] = _particles(o[:n, :, None], particles)[...,0].astype(bool) & mask
             else: out.update({'label': _label(o[:n], path, k)} if k in ('label','labels') else {k: plain(o[:n])})
     return Arrays(json.loads(f.attrs.get('features','null')), **out)
@@ -167,12 +171,13 @@ def _lists(f, key, n, particles, path, which):
     c, obs = f[key]['constituents'], f[key]['obs']
     if not len(c): raise DataError(f'{path}, {key}/constituents is empty: no jets in it')
     if c.ndim>1 and which>=c.shape[1]: raise DataError(f'{path}, {key}/constituents: jet {which} of {c.shape[1]} in each event')
+    if len(obs)!=len(c): raise DataError(f'{path}, {key}/obs: {len(obs)} rows, but constituents has {len(c)}; which jets do they belong to?')
     rows = c[:n] if c.ndim==1 else c[:n, which]
     sizes = np.array([np.size(r) for r in rows])
     if (sizes%5).any(): raise DataError(f'{path}, {key}/constituents: {sizes[sizes%5>0][0]} numbers in row {np.flatnonzero(sizes%5)[0]}, not five a particle')
     v = rectangle(np.concatenate([np.ravel(r) for r in rows]).reshape(-1,5).astype(np.float32), sizes//5, particles)
     mask = check_p4(v[...,:4], path, f'{key}/constituents')
-    return Arrays(p4=v[...,:4].copy(), mask=mask, fifth=v[...,4].copy(), **_observables(obs[:n] if obs.ndim==2 else obs[:n, which]))
+    return Arrays(p4=v[...,:4].copy(), mask=mask, fifth=v[...,4].copy(), **_observables(obs[:n] if obs.ndim==2 else obs[:n, which], path, f'{key}/obs'))
 
 # %% ../../nbs/data/12_jets.ipynb #0300fe0d
 def _need(names, extra):

@@ -46,6 +46,11 @@ def p4(
     pt,eta,phi,m = _floats(pt, eta, phi, m)
     return torch.stack([_hypot(pt*eta.cosh(), m), pt*phi.cos(), pt*phi.sin(), pt*eta.sinh()], -1)
 
+def _tensor(x):
+    "`x`, or a floating tensor of the array, list or integers that it is"
+    x = torch.as_tensor(x)
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
 def _floats(*xs):
     "Tensors of one shape, floating dtype and device"
     device = next((x.device for x in xs if isinstance(x, Tensor)), None)
@@ -62,7 +67,7 @@ def ptetaphim(
     p4:Tensor, # (..., 4) `[E, px, py, pz]`, GeV
 )->PtEtaPhiM:  # pt, eta, phi, m, each (...); all 0 for a zero vector
     "Collider coordinates of four-vectors"
-    E,px,py,pz = p4.unbind(-1)
+    E,px,py,pz = _tensor(p4).unbind(-1)
     pt = _hypot(px, py)
     return PtEtaPhiM(pt, _rise(pz, pt), _phi(px, py), _mass(E, _hypot(pt, pz)))
 
@@ -79,7 +84,7 @@ def rapidity(
     p4:Tensor, # (..., 4) `[E, px, py, pz]`, GeV
 )->Tensor:     # (...)
     "Rapidity asinh(pz/mT); equals pseudorapidity where the mass is not resolved"
-    E,px,py,pz = p4.unbind(-1)
+    E,px,py,pz = _tensor(p4).unbind(-1)
     pt = _hypot(px, py)
     return _rise(pz, _hypot(pt, _mass(E, _hypot(pt, pz))))
 
@@ -88,6 +93,7 @@ def wrap(
     phi:Tensor, # Angle, rad
 )->Tensor:      # Same shape, in [-π, π]
     "The angle up to whole turns"
+    phi = _tensor(phi)
     return phi - 2*math.pi*torch.round(phi/(2*math.pi))
 
 def delta_r(
@@ -99,6 +105,7 @@ def delta_r(
     return _hypot(ya-yb, wrap(fa-fb))
 
 def _position(a):
+    a = _tensor(a)
     if a.shape[-1]==4: return ptetaphim(a)[1:3]
     if a.shape[-1]==2: return a.unbind(-1)
     raise ValueError(f'the last axis holds [E, px, py, pz] or [eta, phi], not {a.shape[-1]} numbers')
@@ -109,7 +116,8 @@ def jet(
     mask:Tensor=None, # (N, P), True on particles; `None` means all
 )->Tensor:            # (N, 4), zero for an empty jet
     "Summed four-vector of each jet"
-    p4 = torch.where(_all(p4, mask)[...,None], p4, 0)
+    p4,mask = _all(p4, mask)
+    p4 = torch.where(mask[...,None], p4, 0)
     return F.pad(p4, (0,0,1,0)).cumsum(-2)[...,-1,:]
 
 def relative(
@@ -117,17 +125,20 @@ def relative(
     mask:Tensor=None, # (N, P), True on particles; `None` means all
 )->Tensor:            # (N, P, 3) pt fraction, Δeta, Δphi; zero where padded
     "Particles in the frame of their jet's axis"
-    mask = _all(p4, mask)
+    p4,mask = _all(p4, mask)
     pt,eta,phi,_ = ptetaphim(torch.where(mask[...,None], p4, 0))
     J = ptetaphim(jet(p4, mask)[...,None,:])
     return torch.where(mask[...,None], torch.stack([_ratio(pt, J.pt), eta-J.eta, wrap(phi-J.phi)], -1), 0)
 
 def _all(p4, mask):
-    "The mask, or one that is True everywhere"
+    "Both as tensors; a missing mask is True everywhere"
+    p4 = _tensor(p4)
     if p4.shape[-1]!=4: raise ValueError(f'p4 holds [E, px, py, pz] on its last axis, not {p4.shape[-1]} numbers')
-    if mask is None: return torch.ones(p4.shape[:-1], dtype=torch.bool, device=p4.device)
-    if mask.shape!=p4.shape[:-1] or mask.dtype!=torch.bool: raise ValueError(f'mask must be bool of shape {tuple(p4.shape[:-1])}, not {mask.dtype} of {tuple(mask.shape)}')
-    return mask
+    if mask is None: return p4, torch.ones(p4.shape[:-1], dtype=torch.bool, device=p4.device)
+    mask = torch.as_tensor(mask)
+    if mask.dtype!=torch.bool: raise ValueError(f'mask must be bool (True on particles), not {mask.dtype}: use mask>0')
+    if mask.shape!=p4.shape[:-1]: raise ValueError(f'mask has shape {tuple(mask.shape)}, but p4 has particles of shape {tuple(p4.shape[:-1])}')
+    return p4, mask
 
 # %% ../../nbs/data/10_kinematics.ipynb #839ed3ee
 class _Local(NamedTuple):
@@ -220,7 +231,7 @@ def _sums(v, labels, n):
 
 def _sorted(f, p4, mask):
     "`f(p4, count)` on chunks of jets by falling multiplicity, particles first; the result in the order of `p4`"
-    mask = _all(p4, mask)
+    p4,mask = _all(p4, mask)
     p4 = torch.where(mask[...,None], p4, 0).gather(1, (~mask).byte().argsort(dim=1, stable=True)[...,None].expand_as(p4))
     if not p4.shape[1]: p4 = p4.new_zeros(len(p4), 1, 4)
     count,order = mask.sum(1).sort(descending=True, stable=True)
@@ -240,9 +251,10 @@ def observables(
 )->Arrays:            # pt, mass (GeV), n, girth, tau1, tau2, tau3, tau21, tau32, each (N,)
     "What one draws of a jet: kinematics, multiplicity, girth, N-subjettiness; all 0 for an empty jet"
     names = 'pt mass girth tau1 tau2 tau3'.split()
+    p4,mask = _all(p4, mask)
     o = dict(zip(names, _sorted(lambda p4, count: _observables(p4, count, R), p4, mask).unbind(1)))
     least = 32*torch.finfo(p4.dtype).eps
-    return Arrays(**o, n=_all(p4, mask).sum(1), tau21=_ratio(o['tau2'], o['tau1'], least), tau32=_ratio(o['tau3'], o['tau2'], least))
+    return Arrays(**o, n=mask.sum(1), tau21=_ratio(o['tau2'], o['tau1'], least), tau32=_ratio(o['tau3'], o['tau2'], least))
 
 def _observables(p4, count, R):
     "pt, mass, girth, tau1, tau2, tau3 (N, 6)"

@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/data/public.html.md"""
 __all__ = ['REGISTRY', 'Remote', 'Dataset', 'datasets', 'download', 'load_public', 'read_events', 'describe']
 
 # %% ../../nbs/data/16_public.ipynb #94fa1c15
-import os, re, tarfile, tempfile, time
+import os, re, tarfile, tempfile, time, zipfile
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -240,6 +240,17 @@ def _inventory(path):
         with open_tree(path, _tree(path)) as t: return 'ROOT', sorted(t.keys(), key=lambda k: (k.split('_')[0], k)), t.num_entries
     raise DataError(f'{path} is none of HDF5, parquet, ROOT, safetensors or a folder of muons (it begins with {path.open("rb").read(8)!r})')
 
+def _npz(path):
+    "Name, shape and type of the arrays of a numpy archive, from their headers"
+    fmt, out = np.lib.format, []
+    try:
+        with zipfile.ZipFile(path) as z:
+            for k in z.namelist():
+                with z.open(k) as f: shape, _, dtype = (fmt.read_array_header_1_0 if fmt.read_magic(f)==(1,0) else fmt.read_array_header_2_0)(f)
+                out.append((k.removesuffix('.npy'), shape, dtype))
+    except (zipfile.BadZipFile, ValueError, EOFError) as e: raise DataError(f'{path} cannot be read as a numpy archive, probably it is truncated ({e}): download or write it again') from e
+    return out
+
 def _range(name, v):
     v = v.double()
     return f'{name:<11} {v.min():.4g} to {v.max():.4g}, median {v.median():.4g}'
@@ -248,9 +259,10 @@ def describe(
     path,     # A file or folder in any layout that this package reads
     n=10_000, # Events to look at for ranges
 )->str:
-    "What a file holds: format, keys, events, particles, ranges, classes"
+    "What a file holds: format, keys, events, particles, ranges, classes; of a numpy archive (.npz) names, shapes and types"
     path = Path(path).expanduser()
     if not path.is_dir(): check_file(path)
+    if path.suffix=='.npz': return '\n'.join([f'{path.name}: numpy archive, {path.stat().st_size/1e6:.3g} MB'] + [f'{k:<22} {s!s:<14} {t}' for k,s,t in _npz(path)])
     kind, names, total = _inventory(path)
     a = read_events(path, n)
     size = sum(p.stat().st_size for p in path.rglob('*') if p.is_file()) if path.is_dir() else path.stat().st_size
