@@ -240,6 +240,7 @@ def _inventory(path):
         with open_tree(path, _tree(path)) as t: return 'ROOT', sorted(t.keys(), key=lambda k: (k.split('_')[0], k)), t.num_entries
     raise DataError(f'{path} is none of HDF5, parquet, ROOT, safetensors or a folder of muons (it begins with {path.open("rb").read(8)!r})')
 
+# %% ../../nbs/data/16_public.ipynb #4fcef193
 def _npz(path):
     "Name, shape and type of the arrays of a numpy archive, from their headers"
     fmt, out = np.lib.format, []
