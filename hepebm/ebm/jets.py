@@ -8,7 +8,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/jets.html.md"""
 __all__ = ['R0', 'METRIC', 'NETS', 'SPECTRA', 'jet_frame', 'ParticleMixture', 'smooth_axes', 'JetFrame', 'JetEnergy', 'jittered',
            'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #bcd868c6
+# %% ../../nbs/ebm/35_jets.ipynb #e663d982
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #928f65be
+# %% ../../nbs/ebm/35_jets.ipynb #b459050e
 R0 = .1
 
 def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
@@ -55,7 +55,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #1f058363
+# %% ../../nbs/ebm/35_jets.ipynb #a182074d
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -108,7 +108,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #0002b713
+# %% ../../nbs/ebm/35_jets.ipynb #9c3b9cd4
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -163,7 +163,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #52c8ebb0
+# %% ../../nbs/ebm/35_jets.ipynb #f216265a
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -195,7 +195,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #c4b29ab4
+# %% ../../nbs/ebm/35_jets.ipynb #52e82b55
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -252,7 +252,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #8374ed49
+# %% ../../nbs/ebm/35_jets.ipynb #ab7a50b6
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -271,7 +271,7 @@ class JetMLE(MLE):
     def __init__(self,
         n=10,        # Steps of a chain in each update
         pool=None,   # A `Pool` of x, mask
-        reg=1e-2,    # Weight of the mean squared tilt
+        reg=2e-2,    # Weight of the mean squared tilt
         gap=4.,      # Nats by which samples may lie above the data before the chains move on alone
         waits=3,     # Times they do so, at most
         accept=.6,   # Acceptance the step is steered to
@@ -308,7 +308,7 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #6bd69ea0
+# %% ../../nbs/ebm/35_jets.ipynb #61987783
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 def jet_ebm(
@@ -325,8 +325,8 @@ def jet_ebm(
     depth=None,      # Blocks of attention; `None`: 1 or 0
     heads=None,      # `None`: 4
     particles=40,    # Leading particles that are kept
-    lr=5e-4,         # Of maximum likelihood
-    reg=1e-2,        # Weight of the mean squared tilt
+    lr=3e-4,         # Of maximum likelihood
+    reg=2e-2,        # Weight of the mean squared tilt
     last=100,        # Steps of all chains after training
     ema=.98,         # Decay of the averaged weights
     out=None,        # Folder for logs and checkpoints
@@ -353,7 +353,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #8c8f5600
+# %% ../../nbs/ebm/35_jets.ipynb #44d5eb58
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -379,7 +379,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #48ec5f9f
+# %% ../../nbs/ebm/35_jets.ipynb #b2295889
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -423,7 +423,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #019235e6
+# %% ../../nbs/ebm/35_jets.ipynb #27bdb2e2
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -453,7 +453,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #8eb8bbc1
+# %% ../../nbs/ebm/35_jets.ipynb #ada05f73
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
