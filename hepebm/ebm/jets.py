@@ -9,7 +9,7 @@ __all__ = ['R0', 'METRIC', 'NETS', 'RATES', 'SPECTRA', 'jet_frame', 'ParticleMix
            'jittered', 'JetMLE', 'jet_ebm', 'sample_jets', 'noise_jets', 'published_noise', 'sampling_frames',
            'spectra_of']
 
-# %% ../../nbs/ebm/35_jets.ipynb #73c0d646
+# %% ../../nbs/ebm/35_jets.ipynb #3af7aef9
 import math
 import numpy as np, torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from .objectives import MLE, NCE
 from .samplers import Pool, generator, mala, run, start
 from ..nn.sets import Block, mask_bias, mlp
 
-# %% ../../nbs/ebm/35_jets.ipynb #80a144a4
+# %% ../../nbs/ebm/35_jets.ipynb #6f70aeb9
 R0 = .1
 
 def _length(v): return (v.square().sum(-1)+1e-12).sqrt()
@@ -56,7 +56,7 @@ def jet_frame(
 
 def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/ebm/35_jets.ipynb #df7052ba
+# %% ../../nbs/ebm/35_jets.ipynb #4d710b7d
 @record
 class ParticleMixture(nn.Module):
     "Independent particles: a mixture of Gaussians, isotropic in the angles"
@@ -109,7 +109,7 @@ class ParticleMixture(nn.Module):
         x = torch.cat([(self.mean[k]+self.width[k]*e[...,0])[...,None], self.spread[k][...,None]*e[...,1:]], -1)
         return torch.where(mask[...,None], x, 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #2777d76c
+# %% ../../nbs/ebm/35_jets.ipynb #eb17d634
 def smooth_axes(
     v:Tensor, # Angles (N, P, 2)
     z:Tensor, # (N, P), 0 on padding
@@ -164,7 +164,7 @@ class _JetNet(nn.Module):
             h = block(h, a[:,None,None]*logs - b[:,None,None]*d2 + c[:,None,None]*logz + hide)
         return h
 
-# %% ../../nbs/ebm/35_jets.ipynb #f6acb093
+# %% ../../nbs/ebm/35_jets.ipynb #732e2aac
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -196,7 +196,7 @@ class JetFrame(nn.Module):
         x = x*self.scale
         return torch.where(mask, (x[...,0]+self.shift).clamp(max=.1).exp(), 0), torch.where(mask[...,None], _shrink(x[...,1:]), 0)
 
-# %% ../../nbs/ebm/35_jets.ipynb #3f98031d
+# %% ../../nbs/ebm/35_jets.ipynb #1da44fe8
 @record
 class JetEnergy(nn.Module):
     "E(x|N) of a jet's leading particles: independent particles times exp(-f)"
@@ -253,7 +253,7 @@ class JetEnergy(nn.Module):
         return torch.randint(len(self.pts), (n,), generator=generator(seed, self.pts.device, 'pairs'), device=self.pts.device)
     def occupied(self, i): "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
-# %% ../../nbs/ebm/35_jets.ipynb #853c3dad
+# %% ../../nbs/ebm/35_jets.ipynb #192ee4cc
 def jittered(
     E,         # Energy
     step,      # Of Langevin, a number or a tensor (for x's last axis)
@@ -309,7 +309,7 @@ class JetMLE(MLE):
         look = dict(_data=data.mean(), _samples=gen.mean(), _accept=s.accept.mean(), _step=model.step, _waited=data.new_tensor(self.waited), _tilt=both[0].std(), _age=rows['age'].to(data).mean())
         return dict(cd=data.mean()-gen.mean(), reg=self.tilt*sum(t.square().mean() for t in both)) | {k: v.detach().clone() for k,v in look.items()}
 
-# %% ../../nbs/ebm/35_jets.ipynb #e4db8f94
+# %% ../../nbs/ebm/35_jets.ipynb #f00e2f5e
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
 RATES = dict(attention=(3e-4, 2e-2), deepset=(5e-4, 1e-2))
@@ -357,7 +357,7 @@ def jet_ebm(
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     return _keep_pool(E, objective.pool, last, seed)
 
-# %% ../../nbs/ebm/35_jets.ipynb #40a58198
+# %% ../../nbs/ebm/35_jets.ipynb #fb330999
 def _epochs(updates, n, size):
     "Epochs and batches an epoch that make up `updates`"
     epochs = max(1, round(updates/(n//size))) if n>=size else updates
@@ -383,7 +383,7 @@ def _advance(E, x, mask, steps, g, size=256):
         out.append(run(jittered(e, E.step*METRIC.to(x)), start(e, x[i:i+size], g, mask[i:i+size]), steps).x)
     return torch.cat(out)
 
-# %% ../../nbs/ebm/35_jets.ipynb #3058fc45
+# %% ../../nbs/ebm/35_jets.ipynb #05c5cc93
 def sample_jets(
     E:JetEnergy, # Trained
     n,           # Jets
@@ -427,7 +427,7 @@ def published_noise(
     total = ptetaphim(v.sum(1)).pt
     return Arrays(p4=v, mask=torch.ones(n, particles, dtype=torch.bool), jet_pt=total, sum_z=pt.sum(1)/total)
 
-# %% ../../nbs/ebm/35_jets.ipynb #c6b1fa93
+# %% ../../nbs/ebm/35_jets.ipynb #41f9f1ee
 def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16):
     "Annealed chains from noise: (step, jets) at `frames` moments after the start"
     i = E.draw(n, g)
@@ -457,7 +457,7 @@ def sampling_frames(
     "Chains on their way from noise to jets"
     return _from_noise(E, n, steps, generator(seed, E.pts.device, 'jets'), frames=frames)
 
-# %% ../../nbs/ebm/35_jets.ipynb #71b2fae9
+# %% ../../nbs/ebm/35_jets.ipynb #c2bb117b
 SPECTRA = dict(pt=(500, 700), mass=(0, 400), n=(0, 41), girth=(0, .5), tau21=(0, 1.2), tau32=(0, 1.2), sum_z=(.5, 1.3))
 
 def spectra_of(
