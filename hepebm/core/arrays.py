@@ -88,6 +88,7 @@ def _perm(n, seed):
 def _moved(v, args, kw):
     "`v.to(*args, **kw)`, but for a dtype where `v` is not floating"
     if v.is_floating_point(): return v.to(*args, **kw)
+    args = [a.device if isinstance(a, Tensor) else a for a in args]
     return v.to(*[a for a in args if not isinstance(a, torch.dtype)], **{k: a for k,a in kw.items() if k!='dtype'})
 
 def _rows(i):

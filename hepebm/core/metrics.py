@@ -163,6 +163,7 @@ def w1(
 )->float:
     "Wasserstein distance: the integral of |F_a - F_b|, in the unit of the observable"
     a,b = _np(a),_np(b)
+    if bad := np.isinf(np.r_[a,b]).sum(): raise ValueError(f'{bad} values are infinite and have no distance: remove them, or use jsd')
     wa,wb = _weights(weight, a, b)
     x,d = np.r_[a,b],np.r_[wa/wa.sum(), -wb/wb.sum()]
     o = np.argsort(x)
@@ -412,15 +413,16 @@ def evaluate(
     signals,    # The same for each signal, by name
     n=100,      # Bootstrap replicas
     seed=0,
+    weight=None, # Weights of the background and a dict of those of the signals, as a pair; either may be `None`
 ):              # Table with a row for each signal
     "AUC with its interval, rejections, significance improvement and count for each signal"
     import pandas as pd
     get = (lambda x: x) if score is None else score
-    b = _np(get(background))
-    def both(f, **kw): return lambda s,b: f(np.r_[s,b], np.r_[np.ones(len(s)),np.zeros(len(b))], **kw)
+    b,(wb,ws) = _np(get(background)),(None,None) if weight is None else weight
+    def both(f, **kw): return lambda s,b,weight: f(np.r_[s,b], np.r_[np.ones(len(s)),np.zeros(len(b))], weight=np.r_[tuple(map(_weight, weight, (len(s),len(b))))], **kw)
     rows = {}
     for name,x in signals.items():
-        s = _np(get(x))
-        a = bootstrap(both(auc), s, b, n=n, seed=seed, paired=False)
-        rows[name] = dict(auc=a.value, low=a.low, high=a.high, rejection30=both(rejection, eff=.3)(s,b), rejection50=both(rejection, eff=.5)(s,b), sic=both(sic)(s,b), n=len(s))
+        s,w = _np(get(x)),((ws or {}).get(name), wb)
+        a = bootstrap(both(auc), s, b, weight=w, n=n, seed=seed, paired=False)
+        rows[name] = dict(auc=a.value, low=a.low, high=a.high, rejection30=both(rejection, eff=.3)(s,b,w), rejection50=both(rejection, eff=.5)(s,b,w), sic=both(sic)(s,b,w), n=len(s))
     return pd.DataFrame.from_dict(rows, orient='index')

@@ -122,6 +122,7 @@ def plain(
 
 def _observables(obs, path, key):
     "Columns of `obs` by name"
+    if obs.ndim!=2: raise DataError(f'{path}, {key}: shape {obs.shape}, expected (jets, observables)')
     if bad := np.flatnonzero(~np.isfinite(obs).all(1)).tolist(): raise DataError(f'{path}, {key}: a NaN or infinite number in row {bad[0]}: {obs[bad[0]].tolist()}; remove the row')
     return {k: obs[:,i].astype(np.float32) for i,k in enumerate(OBS[:obs.shape[1]])}
 

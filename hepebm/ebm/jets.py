@@ -238,6 +238,7 @@ class JetEnergy(nn.Module):
     def noise(self, seed, mask): "Independent particles within the jet"; return self.frame.inside(self.base.sample(len(mask), seed, mask))
     def score(self, a:Arrays, size=1000)->Tensor:
         "Energies (N,) of jets with `p4` and `mask`, `size` at a time: high is strange"
+        if not len(a): return self.pts[:0]
         with torch.no_grad(): return torch.cat([self(b.x, b.mask) for b in self.inputs(a).to(self.pts.device).batches(size)])
 
     def jets(self,

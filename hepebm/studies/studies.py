@@ -63,6 +63,7 @@ def _typed(key, value, like):
     if isinstance(like, float) and type(value) is int: value = float(value)
     if like is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
     if type(value) is int and value < (low := int(key not in _optional)): raise ValueError(f'{key}={value}: expected {low} or more')
+    if type(value) is float and not value>=0: raise ValueError(f'{key}={value}: expected a number that is not negative')
     return value
 
 def settings_of(
