@@ -1,6 +1,6 @@
 """Quality of the jet EBM: both networks by seeds, and what each choice of the recipe bought.
 
-    python bench/jet_quality.py [--seeds 3] [--ablate] [--out bench/results/jet_quality.json]
+    python bench/jet_quality.py [--seeds 3] [--first 0] [--ablate] [--out bench/results/jet_quality.json]
 
 Figures are for the shipped jets: JSD [nat] of 512 generated jets, one for each chain, against the 3,000 QCD test jets, AUC of the energy, CPU seconds of training on one thread.
 """
@@ -9,25 +9,29 @@ from pathlib import Path
 import torch
 from hepebm import __version__
 from hepebm.core.arrays import atomic
-from hepebm.core.metrics import auc, jsd
+from hepebm.core.metrics import auc, fpd, jsd
 from hepebm.data.samples import JETS, sample
 from hepebm.ebm import jets as J
 from hepebm.ebm.samplers import langevin
+from hepebm.nn.efps import jet_features
 
 COUNTED = 'mass girth tau21 tau32 sum_z'.split()
-UPDATES = dict(attention=200, deepset=300)
+UPDATES = dict(attention=250, deepset=300)
 
 def quality(E, test):
     "JSD of every counted spectrum, AUC of every signal"
-    real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(J.sample_jets(E, len(E.pool), 50), E.particles)
+    jets = J.sample_jets(E, len(E.pool), 50)
+    real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(jets, E.particles)
     b = E.score(test[test.label==0])
     tagged = {k: E.score(test[test.label==i]) for i,k in enumerate(JETS) if i}
     both = lambda s: auc(torch.cat([b, s]), torch.cat([torch.zeros(len(b)), torch.ones(len(s))]))
-    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {f'AUC {k}': both(s) for k,s in tagged.items()}
+    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {f'AUC {k}': both(s) for k,s in tagged.items()} | {'FPD': distance(test, jets)}
 
-def baseline(E, test, gen):
-    real = J.spectra_of(test[test.label==0], E.particles)
-    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED}
+def distance(test, jets): return fpd(jet_features(test[test.label==0], 1.), jet_features(jets, 1.), min_samples=len(jets)//2, max_samples=len(jets))[0]
+
+def baseline(E, test, jets):
+    real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(jets, E.particles)
+    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {'FPD': distance(test, jets)}
 
 def once(train, test, net, seed, updates=None, **kw):
     start = time.process_time()
@@ -36,10 +40,10 @@ def once(train, test, net, seed, updates=None, **kw):
     finite = bool(torch.stack([p.isfinite().all() for p in E.parameters()]).all() and E.pool.isfinite().all())
     return E, quality(E, test) | {'diverged': float(not finite), 'CPU s': seconds}
 
-def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in COUNTED) + ' | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in ('AUC top','AUC W','AUC H')) + (f' | {q["CPU s"]:.0f} |' if 'CPU s' in q else ' | |')
-HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | CPU s |\n|' + '---|'*10
+def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in COUNTED) + ' | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in ('AUC top','AUC W','AUC H','FPD')) + (f' | {q["CPU s"]:.0f} |' if 'CPU s' in q else ' | |')
+HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | FPD | CPU s |\n|' + '---|'*11
 
-def plain(E, step): return langevin(E, .005*J.METRIC)  # at the recipe's own last step: without acceptance there is nothing that could steer it
+def plain(E, step): return langevin(E, .005*J.METRIC)  # a fixed step: without acceptance there is nothing that could steer it
 
 def ablations(train, test):
     "The recipe with one choice taken back at a time"
@@ -51,8 +55,14 @@ def ablations(train, test):
             for k,v in old.items(): setattr(J, k, v)
     class Eager(J.JetMLE):
         def __init__(self, *a, **kw): super().__init__(*a, **{**kw, 'waits': 0})
+    class Open(J.JetFrame):
+        def fit(self, *a):
+            super().fit(*a)
+            self.widest.fill_(torch.inf), self.least.fill_(1e-9)
+            return self
     yield 'the recipe', lambda: once(train, test, 'deepset', 0)[1]
     yield 'Langevin at a fixed step, without Metropolis step', lambda: patched(jittered=plain)
+    yield 'without walls at the widest and the least of training', lambda: patched(JetFrame=Open)
     yield 'without warm start', lambda: once(train, test, 'deepset', 0, warm=0)[1]
     yield 'without waiting for the chains', lambda: patched(JetMLE=Eager)
     yield 'linear angles', lambda: patched(R0=1e3)
@@ -60,25 +70,25 @@ def ablations(train, test):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--seeds', type=int, default=3); p.add_argument('--ablate', action='store_true'); p.add_argument('--out')
+    p.add_argument('--seeds', type=int, default=3); p.add_argument('--first', type=int, default=0); p.add_argument('--ablate', action='store_true'); p.add_argument('--out')
     a = p.parse_args()
     torch.set_num_threads(1)
     train, test = sample('jets', 'train'), sample('jets', 'test')
     train = train[train.label==0]
     results, start = {}, J.JetEnergy(width=8, depth=0).fit(train)
     print(f'hepebm {__version__}, torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread\n\n{HEAD}')
-    results['noise, true n and pt, no chain'] = baseline(start, test, J.spectra_of(J.noise_jets(start, 1000)))
-    results['real, other half (floor)'] = baseline(start, test, J.spectra_of(train[:1000]))
+    results['noise, true n and pt, no chain'] = baseline(start, test, J.noise_jets(start, 512))
+    results['real, other half (floor)'] = baseline(start, test, train[:512])
     for k,q in results.items(): print(row(k, q), flush=True)
     if a.ablate:
         for k,f in ablations(train, test):
             try: results[k] = f()
             except FloatingPointError as e: results[k] = {'diverged': str(e).split(':')[0]}
-            print(row(k, results[k]) if 'mass' in results[k] else f'| {k} | diverged: {results[k]["diverged"]} |'+' |'*8, flush=True)
+            print(row(k, results[k]) if 'mass' in results[k] else f'| {k} | diverged: {results[k]["diverged"]} |'+' |'*9, flush=True)
     else:
         for net in UPDATES:
             qs = []
-            for seed in range(a.seeds):
+            for seed in range(a.first, a.first+a.seeds):
                 qs.append(once(train, test, net, seed)[1])
                 print(row(f'{net}, seed {seed}', qs[-1]), flush=True)
             results[net] = qs

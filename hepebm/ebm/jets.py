@@ -165,6 +165,8 @@ class _JetNet(nn.Module):
         return h
 
 # %% ../../nbs/ebm/35_jets.ipynb #732e2aac
+def _quantile(x, q): return float(np.quantile(x.cpu().numpy(), q))
+
 class JetFrame(nn.Module):
     "log z and angles to inputs of order one, and back"
     def __init__(self):
@@ -172,18 +174,24 @@ class JetFrame(nn.Module):
         self.register_buffer('shift', torch.zeros(()))
         self.register_buffer('scale', torch.ones(3))
         self.register_buffer('edge', torch.tensor(torch.inf))
+        self.register_buffer('widest', torch.tensor(torch.inf))
+        self.register_buffer('least', torch.tensor(1e-9))
     def fit(self, frame, mask):
-        "Take mean and spreads from `jet_frame`'s output, and how far from the jet's axis particles are found"
+        "Take mean and spreads from `jet_frame`'s output, and how far from the jet's axis particles are found, how wide jets are and how much they carry"
         u, w = frame[...,0][mask], _stretch(frame[...,1:])[mask]
         self.shift.copy_(u.mean())
         self.scale.copy_(torch.stack([u.std(), w.std(), w.std()]))
-        self.edge.fill_(np.quantile(self._radius(torch.where(mask, frame[...,0].exp(), 0), frame[...,1:])[mask].cpu().numpy(), .9999))
+        z = torch.where(mask, frame[...,0].exp(), 0)
+        r = self._radius(z, frame[...,1:])
+        self.edge.fill_(_quantile(r[mask], .9999)); self.widest.fill_(_quantile((z*r**2).sum(1), .9995)); self.least.fill_(_quantile(z.sum(1), .0005))
         return self
     def _radius(self, z, v): return _length(v-_mean(v, z)[:,None])
     def wall(self, x, mask):
-        "A steep energy (N,) of particles beyond the edge"
-        excess = (self._radius(*self.inverse(x, mask))-self.edge).clamp(min=0)
-        return 200*torch.where(mask, excess**2, 0).sum(1)
+        "A steep energy (N,) of particles beyond the edge, and of jets wider, or carrying less, than any of training"
+        z,v = self.inverse(x, mask)
+        r = self._radius(z, v)
+        beyond, wide, lost = torch.where(mask, (r-self.edge).clamp(min=0)**2, 0).sum(1), (z*r**2).sum(1)/self.widest-1, 1-z.sum(1)/self.least
+        return 200*beyond + 2000*(wide.clamp(min=0)**2+lost.clamp(min=0)**2)
     def inside(self, x):
         "`x` with all angles within the edge"
         w = x[...,1:]*self.scale[1:]
@@ -273,7 +281,7 @@ class JetMLE(MLE):
     def __init__(self,
         n=10,        # Steps of a chain in each update
         pool=None,   # A `Pool` of x, mask
-        reg=2e-2,    # Weight of the mean squared tilt
+        reg=1e-2,    # Weight of the mean squared tilt
         gap=4.,      # Nats by which samples may lie above the data before the chains move on alone
         waits=3,     # Times they do so, at most
         accept=.6,   # Acceptance the step is steered to
@@ -313,7 +321,7 @@ class JetMLE(MLE):
 # %% ../../nbs/ebm/35_jets.ipynb #f00e2f5e
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1))
 
-RATES = dict(attention=(3e-4, 2e-2), deepset=(5e-4, 1e-2))
+RATES = dict(attention=(7e-4, 1.5e-2), deepset=(5e-4, 1e-2))
 
 def jet_ebm(
     train:Arrays,    # Background jets with `p4` and `mask`
@@ -329,8 +337,8 @@ def jet_ebm(
     depth=None,      # Blocks of attention; `None`: 1 or 0
     heads=None,      # `None`: 4
     particles=40,    # Leading particles that are kept
-    lr=None,         # Of maximum likelihood; `None`: 3e-4 (attention) or 5e-4
-    reg=None,        # Weight of the mean squared tilt; `None`: .02 (attention) or .01
+    lr=None,         # Of maximum likelihood; `None`: 7e-4 (attention) or 5e-4
+    reg=None,        # Weight of the mean squared tilt; `None`: .015 (attention) or .01
     last=100,        # Steps of all chains after training
     ema=.98,         # Decay of the averaged weights
     out=None,        # Folder for logs and checkpoints

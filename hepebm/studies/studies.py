@@ -549,7 +549,7 @@ def _chains(run, E, real):
     run.movie('chains-mass', 'The mass of the jets in the chains on their way.', [dict(mass=spectra_of(a, run.set.particles)['mass']) for _,a in frames], View(draw), names, 'step ')
 
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
-_laptop = dict(updates=200, deepset_updates=300, warm=300, size=64, steps=10, pool=512, width=32, depth=1, heads=4, deepset_width=64, particles=40, lr=3e-4, reg=2e-2, deepset_lr=5e-4, deepset_reg=1e-2, last=100, ema=.98,
+_laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, pool=512, width=32, depth=1, heads=4, deepset_width=64, particles=40, lr=7e-4, reg=1.5e-2, deepset_lr=5e-4, deepset_reg=1e-2, last=100, ema=.98,
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
 def _enough_chains(s):
