@@ -553,7 +553,7 @@ _laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, po
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
 def _enough_chains(s):
-    if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, one jet for each chain (more would repeat chains): raise pool, or lower generate')
+    if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
 @study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
     paper=dict(updates=117_000, deepset_updates=117_000, size=128, steps=24, pool=10_000, width=128, depth=8, heads=16, deepset_width=128, train=300_000, test=50_000, generate=10_000))
