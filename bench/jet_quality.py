@@ -20,16 +20,16 @@ UPDATES = dict(attention=250, deepset=300)
 
 def quality(E, test):
     "JSD of every counted spectrum, AUC of every signal"
-    jets = J.sample_jets(E, len(E.pool), 50)
-    real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(jets, E.particles)
-    b = E.score(test[test.label==0])
-    tagged = {k: E.score(test[test.label==i]) for i,k in enumerate(JETS) if i}
+    return spectra(E, test, J.sample_jets(E, len(E.pool), 50)) | tagging(E, test)
+
+def tagging(E, test, **kw):
+    b = E.score(test[test.label==0], **kw)
     both = lambda s: auc(torch.cat([b, s]), torch.cat([torch.zeros(len(b)), torch.ones(len(s))]))
-    return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {f'AUC {k}': both(s) for k,s in tagged.items()} | {'FPD': distance(test, jets)}
+    return {f'AUC {k}': both(E.score(test[test.label==i], **kw)) for i,k in enumerate(JETS) if i}
 
 def distance(test, jets): return fpd(jet_features(test[test.label==0], 1.), jet_features(jets, 1.), min_samples=len(jets)//2, max_samples=len(jets))[0]
 
-def baseline(E, test, jets):
+def spectra(E, test, jets):
     real, gen = J.spectra_of(test[test.label==0], E.particles), J.spectra_of(jets, E.particles)
     return {k: jsd(real[k], gen[k], range=J.SPECTRA[k]) for k in COUNTED} | {'FPD': distance(test, jets)}
 
@@ -77,8 +77,8 @@ def main():
     train = train[train.label==0]
     results, start = {}, J.JetEnergy(width=8, depth=0).fit(train)
     print(f'hepebm {__version__}, torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread\n\n{HEAD}')
-    results['noise, true n and pt, no chain'] = baseline(start, test, J.noise_jets(start, 512))
-    results['real, other half (floor)'] = baseline(start, test, train[:512])
+    results['noise, true n and pt, no chain, no network'] = spectra(start, test, J.noise_jets(start, 512)) | tagging(start, test, net=False)
+    results['real, 512 training jets (floor)'] = spectra(start, test, train[:512])
     for k,q in results.items(): print(row(k, q), flush=True)
     if a.ablate:
         for k,f in ablations(train, test):

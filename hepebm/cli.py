@@ -125,20 +125,14 @@ def _model(path):
     from pathlib import Path
     from hepebm.core.training import load_model
     found = [p for p in (Path(path), Path(path)/'model') if (p/'model.json').exists()]
-    if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished?')
+    if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished, and was the model kept (`jet_ebm(out=...)` or `save_model`)?')
     return load_model(found[0]), found[0]
 
 def _jets(file):
     "Jets of a file, all of which have an energy"
-    from hepebm.data.jets import DataError
+    from hepebm.data.jets import check_jets
     from hepebm.data.public import read_events
-    a = read_events(file)
-    if not {'p4','mask'} <= set(a.keys()): raise DataError(f'{file} holds {", ".join(a.keys())}; this model wants jets')
-    if not len(a): raise DataError(f'{file} holds no jets')
-    if (bad := ~a.mask.any(1)).any(): raise DataError(f'{file}: jet {int(bad.nonzero()[0])} has no particles: remove empty jets first')
-    if 'jet_pt' in a and (bad := ~((a.jet_pt>0) & a.jet_pt.isfinite())).any():
-        raise DataError(f'{file}: jet_pt of jet {(i := int(bad.nonzero()[0]))} is {a.jet_pt[i].item():g}: expected a number above 0 [GeV]; correct or remove it')
-    return a
+    return check_jets(read_events(file), file)
 
 def score(
     model:str, # A run's folder, or that of its model
@@ -152,7 +146,7 @@ def score(
     from hepebm.studies.studies import p_value
     _writable(o, '.parquet .csv')
     E,folder = _model(model)
-    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need: the run is not finished; run it again, it goes on')
+    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need: only a finished run has it; run `hepebm run` again, it goes on')
     a = _jets(file)
     try: s = E.score(a).double().numpy()
     except DataError as e: raise DataError(f'{file}: {e}') from e
@@ -199,7 +193,7 @@ def main(
     except KeyboardInterrupt:
         print('\nhepebm: interrupted; the same command goes on from here', file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, OSError, ImportError, ArithmeticError) as e:
         if os.environ.get('HEPEBM_DEBUG'): raise
         print('hepebm: ' + ' '.join(str(e).split()), file=sys.stderr)
         return 2

@@ -52,6 +52,7 @@ def roc(
     s,y,w = s[o],y[o],_weight(weight, len(s))[o]
     last = np.r_[s[1:]!=s[:-1], True]
     fp,tp = np.cumsum(w*(1-y))[last],np.cumsum(w*y)[last]
+    if not fp[-1] or not tp[-1]: raise ValueError('the weights of one class sum to zero: its efficiency is not defined')
     return ROC(np.r_[0,fp/fp[-1]], np.r_[0,tp/tp[-1]], np.r_[np.inf,s[last]])
 
 # %% ../../nbs/core/03_metrics.ipynb #5b35e667

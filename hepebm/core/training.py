@@ -322,6 +322,7 @@ def save_model(
         new.mkdir()
         save_file({k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in state.items() if isinstance(v, Tensor)}, new/'model.safetensors')
         (new/'model.json').write_text(json.dumps(doc, indent=1))
+        (new/'model.safetensors').chmod((new/'model.json').stat().st_mode)
         if path.exists(): path.rename(Path(tmp)/'old')
         new.rename(path)
 

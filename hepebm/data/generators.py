@@ -10,7 +10,7 @@ __all__ = ['PROCESSES', 'ECAL', 'HCAL', 'KINDS', 'EVENTS', 'MUONS', 'CANDS', 'av
            'versions', 'jets', 'as_jetclass', 'prompt', 'pile_up', 'muons']
 
 # %% ../../nbs/data/15_generators.ipynb #3062b91e
-import json, zlib
+import json, warnings, zlib
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -452,7 +452,9 @@ def _cached(make, cache, **settings):
     if not cache: return make()
     key = sha256(json.dumps(settings | versions(), sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir()/f'{settings["name"]}-{key}.safetensors'
-    if path.exists(): return load(path)
+    if path.exists():
+        try: return load(path)
+        except ValueError: warnings.warn(f'{path} is damaged: its events are generated anew')
     a = make()
     save(a, path)
     return a
@@ -472,7 +474,7 @@ def jets(
     "Jets of a process: generated, detected, clustered, matched"
     _settings(process, pt)
     if n<1 or not 0<pt[0]<pt[1]: raise ValueError(f'need n>0 and a window 0<pt[0]<pt[1], got n={n}, pt={pt}')
-    if not 0<R<np.inf: raise ValueError(f'need a radius R>0, got R={R}')
+    if not 0<R<np.inf or particles<1: raise ValueError(f'need a radius R>0 and particles>0, got R={R}, particles={particles}')
     kw = dict(seed=seed, pt=tuple(map(float, pt)), R=R, particles=particles, artefact=artefact)
     return _cached(lambda: Arrays(**_collect('_jet_chunk', dict(process=process, **kw), n, jobs, process)), cache, name=process, n=n, **kw)
 

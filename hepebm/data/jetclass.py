@@ -145,6 +145,7 @@ def _momenta(x, per, particles, path, start):
     "`p4`, `mask` and, of the features `per`, `x`"
     import awkward as ak
     need = list(dict.fromkeys([*_P4, *(_NEEDS.get(f, f) for f in per if f not in QUANTITIES or f in _NEEDS)]))
+    if flat := [k for k in need if x[k].ndim!=2]: raise DataError(f'{path}, {flat[0]}: one number a jet, expected a list with a number for each particle')
     counts = list_lengths({k: x[k] for k in need}, path, start)
     flat = {k: ak.to_numpy(ak.flatten(x[k])) for k in need}
     p4 = rectangle(np.stack([flat[k] for k in _P4], 1).astype(np.float32), counts, particles)
@@ -256,17 +257,18 @@ class stream:
         world=1,           # Number of processes
         buffer=20_000,     # Jets held
         chunk=1_000,       # Jets read at once
-        even=False,        # The same number of jets for each process?
+        even=None,         # The same number of jets for each process, as training over several needs? `None`: if there are several
         tree='tree',       # Name of the tree in ROOT files
         particles=128,     # Slots P
     ):
         if not 0<=rank<world: raise ValueError(f'rank {rank} is not in 0 ... {world-1}')
+        if min(size, buffer, chunk)<1: raise ValueError(f'size={size}, buffer={buffer} and chunk={chunk} count jets: 1 or more')
         self.size, self.buffer, self.epoch, self.seed, self.world = size, max(buffer, size), 0, seed, world
         self.read = lambda f,start,stop: _read(f, tree, features, particles, start, stop)
         files = _paths(paths)
         chunks = [(f,i,min(i+chunk,s)) for f in files for s in [_contents(f, tree)[2]] for i in range(0, s, chunk)]
         if not chunks: raise DataError(f'no jets in {len(files)} files, the first is {files[0]}')
-        self.chunks = share(chunks, rank, world, seed, even)
+        self.chunks = share(chunks, rank, world, seed, world>1 if even is None else even)
 
     def __len__(self): return sum(c-b for _,b,c in self.chunks)
     def __iter__(self):

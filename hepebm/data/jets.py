@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/data/jets.html.md"""
 
 # %% auto #0
 __all__ = ['OBS', 'toy_jets', 'DataError', 'check_file', 'file_format', 'check_p4', 'rectangle', 'plain', 'to_awkward',
-           'from_awkward', 'list_lengths', 'parquet_contents', 'parquet_rows', 'read_jets', 'write_hdf5', 'read_hdf5',
-           'hdf5_contents', 'write_jets', 'to_logptetaphi', 'from_logptetaphi', 'window', 'align']
+           'from_awkward', 'list_lengths', 'parquet_contents', 'parquet_rows', 'check_jets', 'read_jets', 'write_hdf5',
+           'read_hdf5', 'hdf5_contents', 'write_jets', 'to_logptetaphi', 'from_logptetaphi', 'window', 'align']
 
 # %% ../../nbs/data/12_jets.ipynb #b4acda1b
 import json
@@ -96,6 +96,7 @@ def rectangle(
 # %% ../../nbs/data/12_jets.ipynb #850eb02a
 OBS = 'pt eta phi mass tau1 tau2 tau3 tau4 tau5'.split()
 _KEYS = 'p4 constituents table jet1 df objects/jets'.split()
+_LABELS = 'label labels is_signal'.split()
 
 @contextmanager
 def _hdf5(path):
@@ -144,13 +145,14 @@ def _matrix(f, key, n, particles, path):
     mask = check_p4(v, path, key)
     out = dict(p4=plain(v) if own else v.astype(np.float32), mask=mask)
     for k,o in g.items():
+        if k in _LABELS and hasattr(o,'dtype') and o.dtype.kind not in 'fiub': raise DataError(f'{path}, {k}: labels of type {o.dtype}, such as {o[0]!r}; write the numbers of the classes, 0 for background')
         if k==key.split('/')[-1] or k in _KEYS or not hasattr(o,'dtype') or o.dtype.kind not in 'fiub' or not o.ndim: continue
         if own: out[k] = _cut(plain(o[:n]), particles, d.shape)
-        elif k in ('label','labels','obs','mask') or o.ndim==1:
+        elif k in (*_LABELS,'obs','mask') or o.ndim==1:
             if len(o)!=len(d): raise DataError(f'{path}, {k}: {len(o)} rows, but {key} has {len(d)}; which jets do they belong to?')
             if k=='obs': out.update(_observables(o[:n], path, k))
             elif k=='mask': out[k] = _particles(o[:n, :, None], particles)[...,0].astype(bool) & mask
-            else: out.update({'label': _label(o[:n], path, k)} if k in ('label','labels') else {k: plain(o[:n])})
+            else: out.update({'label': _label(o[:n], path, k)} if k in _LABELS else {k: plain(o[:n])})
     return Arrays(json.loads(f.attrs.get('features','null')), **out)
 
 def _cut(v, particles, shape):
@@ -173,6 +175,7 @@ def _lists(f, key, n, particles, path, which):
     if not len(c): raise DataError(f'{path}, {key}/constituents is empty: no jets in it')
     if c.ndim>1 and which>=c.shape[1]: raise DataError(f'{path}, {key}/constituents: jet {which} of {c.shape[1]} in each event')
     if len(obs)!=len(c): raise DataError(f'{path}, {key}/obs: {len(obs)} rows, but constituents has {len(c)}; which jets do they belong to?')
+    if obs.ndim!=c.ndim+1 or c.ndim>1 and obs.shape[1]!=c.shape[1]: raise DataError(f'{path}, {key}/obs: shape {obs.shape} does not go with constituents of shape {c.shape}')
     rows = c[:n] if c.ndim==1 else c[:n, which]
     sizes = np.array([np.size(r) for r in rows])
     if (sizes%5).any(): raise DataError(f'{path}, {key}/constituents: {sizes[sizes%5>0][0]} numbers in row {np.flatnonzero(sizes%5)[0]}, not five a particle')
@@ -195,8 +198,9 @@ def _frame(path, key, n, particles, which, R):
     except (OSError, TypeError, LookupError, ValueError, AttributeError, AssertionError, RuntimeError) as e: raise DataError(f'{path}, {key} cannot be read by pandas ({e}): download or write it again') from e
     if not len(df): raise DataError(f'{path}, {key} is empty: no jets in it')
     cols = [str(c) for c in df.columns]
+    if text := [c for c,t in zip(cols, df.dtypes) if t.kind not in 'fiub' and (c.split('_')[0] in ('E','PX','PY','PZ') or 'E_0' not in cols)]: raise DataError(f'{path}, {key}: column {text[0]} holds {df.dtypes.iloc[cols.index(text[0])]}, expected numbers')
     if 'E_0' in cols: return _columns(df, particles, path, key)
-    if len(cols) in (2100,2101) or (len(cols)%3==1 and len(cols)%4): return _events(df.to_numpy(np.float64), particles, path, key, which, R)
+    if len(cols)>=300 and len(cols)%3<2 and (len(cols)%4 or len(cols) in (2100,2101)): return _events(df.to_numpy(np.float64), particles, path, key, which, R)
     if len(cols)%4: raise DataError(f'{path}, {key}: {len(cols)} columns {cols[:5]} ..., expected E_0 PX_0 PY_0 PZ_0 ..., 2101 columns of an event or 4 a particle')
     v = _particles(np.array(df, dtype=np.float32).reshape(len(df), -1, 4), particles)
     return Arrays(p4=v, mask=check_p4(v, path, key))
@@ -217,6 +221,7 @@ def _columns(df, particles, path, key):
 def _events(v, particles, path, key, which, R):
     "Whole events: cluster, take jet number `which` in falling pt"
     fj,ak = _need('fastjet awkward', 'hep')
+    fj._swig.ClusterSequence.set_fastjet_banner_stream(None)
     out = {'label': _label(v[:,-1], path, key)} if v.shape[1]%3 else {}
     x = v[:,:v.shape[1]//3*3].reshape(len(v), -1, 3)
     if not np.isfinite(x).all() or (x[...,0]<0).any():
@@ -275,10 +280,12 @@ def from_awkward(
     p4 = _four(cols, particles, path)
     out = dict(p4=p4, mask=check_p4(p4, path, 'particles'))
     for k,v in cols.items():
+        if k in _LABELS and not _numeric(v): raise DataError(f'{path}, {k}: labels such as {v[0]!r}; write the numbers of the classes, 0 for background')
         if k.removeprefix('part_') in ('px','py','pz','energy','E') or not _numeric(v): continue
         ragged = v.ndim>1 and 'var' in str(ak.type(v)).split('*')[1]
         out[k] = _rectangular(v, particles or (p4.shape[1] if ak.all(ak.num(v)<=p4.shape[1]) else None), path, k) if ragged else plain(np.array(ak.to_numpy(v)))
-    if 'label' in out: out['label'] = _label(out['label'], path, 'label')
+    for k in _LABELS:
+        if k in out: out['label'] = _label(out.pop(k), path, k)
     return Arrays(**out)
 
 def list_lengths(
@@ -299,7 +306,9 @@ def _numeric(v): return all(t not in str(v.type) for t in ('string','char','byte
 def _rectangular(v, slots, path, key):
     import awkward as ak
     try: flat = ak.to_numpy(ak.flatten(v, axis=1), allow_missing=False)
-    except ValueError as e: raise DataError(f'{path}, {key}: not a number in every entry ({e})') from e
+    except ValueError as e:
+        bad = np.flatnonzero(ak.to_numpy(ak.fill_none(ak.any(ak.is_none(v, axis=1), axis=1), True)))
+        raise DataError(f'{path}, {key}: ' + (f'a missing number (null, as pandas writes NaN) in row {bad[0]}; remove the row' if len(bad) else f'not a number in every entry ({e})')) from e
     return rectangle(plain(flat), ak.to_numpy(ak.fill_none(ak.num(v), 0)), slots)
 
 def _four(cols, particles, path):
@@ -309,9 +318,11 @@ def _four(cols, particles, path):
     kind = next((k for k,s in sets.items() if all(o in names for o in s)), None)
     if kind is None: raise DataError(f'{path} holds {", ".join(cols)}, expected lists part_energy part_px part_py part_pz or pt eta phi')
     use = list(sets[kind]) + [m for m in ('m','mass') if m in names and kind=='polar'][:1]
+    if flat := [names[o] for o in use if cols[names[o]].ndim!=2]: raise DataError(f'{path}, {flat[0]}: one number a row, expected a list with a number for each particle of the jet')
     list_lengths({names[o]: cols[names[o]] for o in use}, path)
     v = [_rectangular(cols[names[o]], particles, path, names[o]) for o in use]
     if kind=='cartesian': return np.stack(v, -1)
+    if (bad := (v[0]<0).any(1)).any(): raise DataError(f'{path}, {names["pt"]}: a negative pt in row {np.flatnonzero(bad)[0]}; remove the row')
     return np.where(v[0][...,None]>0, p4(*map(torch.from_numpy, v)).numpy(), 0)
 
 # %% ../../nbs/data/12_jets.ipynb #4b7a5976
@@ -362,6 +373,18 @@ def _read_parquet(path, n, particles):
     return Arrays(note['features'], p4=a.p4, mask=out.pop('mask', a.mask), **out)
 
 # %% ../../nbs/data/12_jets.ipynb #021a6b17
+def check_jets(
+    a:Arrays, # What a reader gave
+    path,     # For the message
+)->Arrays:    # `a`
+    "Raise a DataError unless these are jets, each with particles and, where it has one, a positive `jet_pt`"
+    if not {'p4','mask'} <= set(a.keys()): raise DataError(f'{path} holds {", ".join(a.keys())}; jets with constituents are wanted')
+    if not len(a): raise DataError(f'{path} holds no jets')
+    if (bad := ~a.mask.any(1)).any(): raise DataError(f'{path}: jet {int(bad.nonzero()[0])} has no particles: remove empty jets first')
+    if 'jet_pt' in a and (bad := ~((a.jet_pt>0) & a.jet_pt.isfinite())).any():
+        raise DataError(f'{path}: jet_pt of jet {(i := int(bad.nonzero()[0]))} is {a.jet_pt[i].item():g}: expected a number above 0 [GeV]; correct or remove it')
+    return a
+
 def read_jets(
     path,           # HDF5 or parquet file in any of the layouts above
     n=None,         # Jets from the start of the file; `None` reads all
@@ -380,7 +403,7 @@ def read_jets(
     if kind is None: raise DataError(f'{path} is neither HDF5 nor parquet (it begins with {path.open("rb").read(8)!r}): is it the right file, and complete?')
     with _hdf5(path) as f:
         key = key or next((k for k in _KEYS if k in f), None)
-        if key is None or key not in f: raise DataError(f'{path}: {"no jets under a known key" if key is None else f"no key {key}"}; it holds {_names(f)}: name one with key=')
+        if key is None or key not in f: raise DataError(f'{path}: {"no jets under a known key" if key is None else f"no key {key}"}; it holds {_names(f)}: rename it to one of {", ".join(_KEYS)}, or in Python read_jets(path, key=...)')
         if hasattr(f[key], 'shape'): return _matrix(f, key, n, particles, path)
         if 'constituents' in f[key] or key=='objects/jets': return _lists(f, key, n, particles, path, jet)
     return _frame(path, key, n, particles, jet, R)

@@ -11,6 +11,7 @@ __all__ = ['RADII', 'toy_muons', 'write_muons', 'read_muons', 'z_window', 'weak_
 # %% ../../nbs/data/14_muons.ipynb #c090f6ed
 from pathlib import Path
 from typing import NamedTuple
+import warnings
 import numpy as np, torch
 from torch import Tensor
 from ..core.arrays import Arrays, atomic, concat
@@ -298,7 +299,7 @@ class MassFit(PeakDensity):
     ):
         if bad := [k for k in fixed if k not in self.names]: raise ValueError(f'no parameter {bad[0]}; there are {" ".join(self.names)}')
         super().__init__(lo, hi)
-        self.fixed = fixed
+        self.fixed, self.at_limit = fixed, []
 
     def fit(self,
         mass, # (N,), GeV; what is outside the window is left out
@@ -315,11 +316,14 @@ class MassFit(PeakDensity):
         self.values, self.n, self.cov = full(q), len(m), np.zeros((5,5))
         self.cov[np.ix_(free,free)] = np.linalg.pinv(_hessian(lambda q: nll(q, m)[1], q, bounds)*len(m))
         self.errors = np.sqrt(np.diag(self.cov).clip(0))
+        near = np.isclose(q, bounds.T, rtol=1e-3, atol=0).any(0)
+        self.at_limit = [k for k,at in zip(np.array(self.names)[free], near) if at]
+        if self.at_limit: warnings.warn(f'{", ".join(self.at_limit)} of the mass fit ended at a limit of its range: look at `fit.plot(mass)`; a Voigt peak on an exponential may not describe these pairs, and sWeights are then biased', stacklevel=2)
         return self
 
     @property
     def yields(self): "Pairs in peak and continuum"; return self.n*self.values[0], self.n*(1-self.values[0])
-    def __repr__(self): return f'MassFit({self.lo}, {self.hi})' if self.values is None else ', '.join(f'{k} {v:.4g}' + (f' ± {e:.2g}' if e else ' fixed') for k,v,e in zip(self.names, self.values, self.errors))
+    def __repr__(self): return f'MassFit({self.lo}, {self.hi})' if self.values is None else ', '.join(f'{k} {v:.4g}' + (' at its limit' if k in self.at_limit else f' ± {e:.2g}' if e else ' fixed') for k,v,e in zip(self.names, self.values, self.errors))
     def plot(self, mass, ax=None, bins=80):
         "Histogram, fit and continuum"
         import matplotlib.pyplot as plt

@@ -105,9 +105,11 @@ def _fetch(url, part):
     with requests.get(url, headers=ask, stream=True, timeout=30) as r:
         if r.status_code==416: part.unlink(); return -1
         r.raise_for_status()
+        version = r.headers.get('ETag', r.headers.get('Last-Modified'))
+        if r.status_code==206 and tag.exists() and tag.read_text()!=version: part.unlink(); return -1  # the rest of another version
         have = have if r.status_code==206 else 0
         total = have+int(r.headers['Content-Length']) if 'Content-Length' in r.headers else None
-        if version := r.headers.get('ETag', r.headers.get('Last-Modified')): tag.write_text(version)
+        if version: tag.write_text(version)
         else: tag.unlink(missing_ok=True)
         with open(part, 'ab' if have else 'wb') as f, tqdm(desc=part.stem, initial=have, total=total, unit='B', unit_scale=True, disable=bool(os.environ.get('IN_TEST'))) as bar:
             for block in r.iter_content(2**16): f.write(block); bar.update(len(block))
@@ -155,7 +157,7 @@ def _bring(f, folder, page):
         known = f.hash
         try: pooch.retrieve(f.url, known := _checksum(f), f.name, folder, downloader=partial(_resume, folder/f'{f.name}.part'))
         except requests.HTTPError as e: raise DataError(f'{f.url}: the server answers {e.response.status_code} {e.response.reason}; has it moved? See {page}') from e
-        except requests.RequestException as e: raise DataError(f'{f.url} cannot be reached or broke off ({_cause(e)}). What arrived is kept: call again to go on. Without a network, fetch it elsewhere and put it at {target}' + (f' ({known})' if known else '')) from e
+        except requests.RequestException as e: raise DataError(f'{f.url} cannot be reached or broke off ({_cause(e)}). ' + 'What arrived is kept: call again to go on. '*bool(_size(folder/f'{f.name}.part')) + f'Without a network, fetch it elsewhere and put it at {target}' + (f' ({known})' if known else '')) from e
         except ValueError as e: raise DataError(f'{f.url}: what arrived does not have the checksum {known}; it was removed, so call again. If that does not help, see {page}') from e
         finally:
             if not (part := folder/f'{f.name}.part').exists(): Path(f'{part}.tag').unlink(missing_ok=True)
@@ -167,10 +169,17 @@ def _cause(e):
     while e.__cause__ or e.__context__: e = e.__cause__ or e.__context__
     return (str(e) or type(e).__name__)[:120]
 
+def _safe(tar, folder):
+    "Its members, if all are files and folders inside `folder` (older Pythons have no filter of their own)"
+    root, members = Path(folder).resolve(), tar.getmembers()
+    for m in members:
+        if not (m.isfile() or m.isdir()) or not (root/m.name).resolve().is_relative_to(root): raise tarfile.TarError(f'{m.name} leads out of the archive')
+    return members
+
 def _unpack(tar, folder):
     with tempfile.TemporaryDirectory(dir=tar.parent) as tmp:
         try:
-            with tarfile.open(tar) as t: t.extractall(f'{tmp}/all', filter='data')
+            with tarfile.open(tar) as t: t.extractall(f'{tmp}/all', _safe(t, f'{tmp}/all'), **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {}))
         except tarfile.TarError as e: raise DataError(f'{tar} cannot be unpacked ({e}): remove it and call again') from e
         os.replace(f'{tmp}/all', folder)
     for p in (tar, Path(f'{tar}.checked')): p.unlink()
@@ -231,6 +240,7 @@ def _tree(path):
 
 def _inventory(path):
     "What is stored: (kind, names with shapes, number of events or None)"
+    if (path/'settings.json').is_file(): raise DataError(f'{path} is the folder of a run: open its report.html, or name it in hepebm score, sample or compare')
     if path.is_dir(): return 'folder of muons', [o.name for o in sorted(path.iterdir())], None if not (f := path/'cms_csvs/dimuon_invariant_mass.csv').exists() else sum(1 for _ in f.open())
     if path.suffix=='.safetensors': a = load(path); return 'arrays', [f'{k} {tuple(v.shape)}' for k,v in a.items()], len(a)
     kind = file_format(path)
@@ -274,8 +284,9 @@ def describe(
     values = {k: v for k,v in a.items() if v.is_floating_point() and v.ndim<3 and k!='x'}
     if 'p4' in a: values = {**{f'jet {k}': v for k,v in ptetaphim(jet(a.p4, a.mask))._asdict().items()}, **values}
     out += [_range(k, v) for k,v in values.items()]
+    if 'jet pt' in values and len(a) and values['jet pt'].median()>2e4: out += ['beware     jet pt of this size is probably in MeV: divide the momenta by 1,000']
     if 'cands' in a or 'x' in a: v = a.cands if 'cands' in a else a.x; out += [_range(f'{"cand" if "cands" in a else "part"} {f}', v[...,i][a.mask]) for i,f in enumerate(a.features or ()) if a.mask.any()]
     if 'label' in a:
         word = (lambda i: CLASSES[i]) if any(o.startswith('label_') for o in names) or kind=='ROOT' and 'part_px' in names else str
-        out += [f'{"classes":<12}' + ', '.join(f'{word(i)} {c:,}' for i,c in enumerate(a.label.long().bincount().tolist()) if c)]
+        out += [f'{"classes":<12}' + ', '.join(f'{word(i)} {c:,}' for i,c in zip(*(v.tolist() for v in a.label.long().unique(return_counts=True))))]
     return '\n'.join(out)

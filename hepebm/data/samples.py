@@ -122,6 +122,7 @@ def _jets(split, n):
     pt = np.where(mask, c.pop('pt'), 0)
     p4 = np.stack([pt*np.cosh(eta), pt*np.cos(phi), pt*np.sin(phi), pt*np.sinh(eta)], -1).astype(np.float32)
     event = {k: v.astype(np.int64 if v.dtype.kind in 'iu' else np.float32) for k,v in event.items()}
+    event['jet_sdmass'] = event['jet_sdmass'].clip(min=0)
     return Arrays(p4=p4, mask=mask, **c, **event)
 
 def _muons(split, n):

@@ -19,7 +19,7 @@ from ..data.jets import DataError
 from ..data.kinematics import jet, observables, p4, ptetaphim, wrap
 from .energies import check_energy, given
 from .objectives import MLE, NCE
-from .samplers import Pool, generator, mala, run, start
+from .samplers import Pool, _rank, generator, langevin, mala, run, start, temperature_of
 from ..nn.sets import Block, mask_bias, mlp
 
 # %% ../../nbs/ebm/35_jets.ipynb #6f70aeb9
@@ -244,10 +244,10 @@ class JetEnergy(nn.Module):
         return self.tilt(x, mask) + self.reference(x, mask)
     def reference(self, x, mask): "Energy of independent particles within the jet"; return self.frame.wall(x, mask) - self.base.log_prob(x, mask)
     def noise(self, seed, mask): "Independent particles within the jet"; return self.frame.inside(self.base.sample(len(mask), seed, mask))
-    def score(self, a:Arrays, size=1000)->Tensor:
-        "Energies (N,) of jets with `p4` and `mask`, `size` at a time: high is strange"
+    def score(self, a:Arrays, size=1000, net=True)->Tensor:
+        "Energies (N,) of jets with `p4` and `mask`, `size` at a time: high is strange; without `net` those of independent particles"
         if not len(a): return self.pts[:0]
-        with torch.no_grad(): return torch.cat([self(b.x, b.mask) for b in self.inputs(a).to(self.pts.device).batches(size)])
+        with torch.no_grad(): return torch.cat([(self if net else self.reference)(b.x, b.mask) for b in self.inputs(a).to(self.pts.device).batches(size)])
 
     def jets(self,
         x:Tensor,    # (N, P, 3)
@@ -285,10 +285,11 @@ class JetMLE(MLE):
         gap=4.,      # Nats by which samples may lie above the data before the chains move on alone
         waits=3,     # Times they do so, at most
         accept=.6,   # Acceptance the step is steered to
+        cold=None,   # (step, noise) of plain Langevin instead
         seed=0,      # Of the chains
     ):
-        super().__init__(None, n, pool, 0., 0., seed)
-        self.tilt, self.gap, self.waits, self.accept = reg, gap, waits, accept
+        super().__init__(None, n, pool, seed=seed)
+        self.tilt, self.gap, self.waits, self.accept, self.cold = reg, gap, waits, accept, cold
 
     def sample(self, model, batch):
         "Rows of model samples and the state of their chains"
@@ -303,11 +304,11 @@ class JetMLE(MLE):
         self.pool.put(rows)
         return rows, s
     def _run(self, model, E, s):
-        kernel, rate = jittered(E, model.step*METRIC.to(s.x)), 0.
+        kernel, rate = jittered(E, model.step*METRIC.to(s.x)) if self.cold is None else langevin(E, self.cold[0]*METRIC.to(s.x), temperature_of(*self.cold)), 0.
         for _ in range(self.n):
             s = kernel(s)
             rate = rate + s.accept.mean()/self.n
-        if self.training: model.step.mul_((.3*(rate-self.accept)).exp()).clamp_(1e-5, .3)
+        if self.training and self.cold is None: model.step.mul_((.3*(rate-self.accept)).exp()).clamp_(1e-5, .3)
         return s
 
     def forward(self, model, batch)->dict:
@@ -332,6 +333,7 @@ def jet_ebm(
     size=64,         # Jets in an update
     steps=10,        # Of each chain in an update
     step=.01,        # Of Langevin at the start; it follows the acceptance
+    epsilon=None,    # Noise of a step (.005 is published): plain Langevin of fixed `step`, cold; `None`: exact, with a Metropolis step
     pool=512,        # Chains
     width=None,      # Of the network; `None`: 32 (attention) or 64
     depth=None,      # Blocks of attention; `None`: 1 or 0
@@ -340,8 +342,8 @@ def jet_ebm(
     lr=None,         # Of maximum likelihood; `None`: 7e-4 (attention) or 5e-4
     reg=None,        # Weight of the mean squared tilt; `None`: .015 (attention) or .01
     last=100,        # Steps of all chains after training
-    ema=.98,         # Decay of the averaged weights
-    out=None,        # Folder for logs and checkpoints
+    ema=.98,         # Decay of the averaged weights, in the first updates (1+k)/(10+k)
+    out=None,        # Folder for logs, checkpoints and, in the end, the model
     seed=0,
     resume=True,     # Go on from `out`?
     bar='jet EBM',   # Text at the progress bar; `None` for no bar
@@ -349,7 +351,8 @@ def jet_ebm(
 )->JetEnergy:
     "Train an energy of jets on background jets"
     if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
-    if other := trainer.keys() & {'epsilon','kl','hmc','repel'}: raise ValueError(f'{", ".join(sorted(other))}: not an option here, where chains are exact Langevin with a Metropolis step at temperature 1')
+    if other := [k for k in ('kl','hmc','repel') if trainer.pop(k, False)]: raise ValueError(f'{", ".join(other)}: not an option here, where chains are Langevin and samples carry no gradient')
+    if particles<2: raise ValueError(f'particles={particles}: a jet needs two or more')
     size, pool = min(size, len(train)), max(pool, size)
     lr, reg = (own if v is None else v for own,v in zip(RATES[net], (lr, reg)))
     if epochs: updates = epochs*(len(train)//size)
@@ -362,9 +365,11 @@ def jet_ebm(
     say = lambda what: None if bar is None else f'{bar}: {what}'
     kw = dict(size=size, seed=seed, resume=resume, gradient_clip_val=1., **trainer)
     if warm: fit(Task(E, NCE(E.base, seed=seed), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
-    objective = JetMLE(steps, Pool(lambda n, g: _noise(E, n, g), pool, 0., seed), reg, seed=seed)
+    objective = JetMLE(steps, Pool(lambda n, g: _noise(E, n, g), pool, 0., seed), reg, cold=epsilon and (step, epsilon), seed=seed)
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
-    return _keep_pool(E, objective.pool, last, seed)
+    _keep_pool(E, objective.pool, last, seed)
+    if out and not _rank(): save_model(f'{out}/model', E)
+    return E
 
 # %% ../../nbs/ebm/35_jets.ipynb #fb330999
 def _epochs(updates, n, size):

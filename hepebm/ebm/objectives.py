@@ -38,7 +38,7 @@ class MLE(nn.Module):
         n,         # Steps of a chain in each update
         pool=None, # A `Pool`, or `None` to start at the data
         reg=0.,    # Weight of the mean squared energies
-        noise=0.,  # Standard deviation of noise on the data, a number or a tensor that broadcasts with x
+        *, noise=0.,# Standard deviation of noise on the data, a number or a tensor that broadcasts with x
         seed=0,    # Of the chains
     ):
         super().__init__()

@@ -22,7 +22,7 @@ from ..core.arrays import Arrays, atomic, save
 from ..core.metrics import evaluate, fpd, kpd, roc, sculpting, spectra
 from ..core.training import history, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
-from ..data.jets import DataError
+from ..data.jets import DataError, check_jets
 from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
@@ -64,6 +64,7 @@ def _typed(key, value, like):
     if like is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
     if type(value) is int and value < (low := int(key not in _optional)): raise ValueError(f'{key}={value}: expected {low} or more')
     if type(value) is float and not value>=0: raise ValueError(f'{key}={value}: expected a number that is not negative')
+    if key=='ema' and value>=1: raise ValueError(f'ema={value}: a decay is below 1')
     return value
 
 def settings_of(
@@ -262,10 +263,10 @@ def _data_id(data):
     stats = [f.stat() for f in (p.rglob('*') if p.is_dir() else [p]) if f.is_file()]
     return dict(data=str(p.resolve()), bytes=sum(s.st_size for s in stats), mtime_ns=max((s.st_mtime_ns for s in stats), default=0))
 
-def _command(name, data, preset, seed, settings):
+def _command(name, data, preset, seed, settings, out=None):
     "The command that does the same again"
     own = {k: v for k,v in settings.items() if v!=STUDIES[name].presets[preset][k]}
-    words = ['hepebm', 'run', name, '--preset', preset, '--seed', seed, *(['--data', data] if data else []), *(['--set', *(f'{k}={v}' for k,v in own.items())] if own else [])]
+    words = ['hepebm', 'run', name, '--preset', preset, '--seed', seed, *(['--data', Path(data).expanduser().resolve() if Path(data).expanduser().exists() else data] if data else []), *(['--out', out] if out else []), *(['--set', *(f'{k}={v}' for k,v in own.items())] if own else [])]
     return shlex.join(map(str, words))
 
 # %% ../../nbs/studies/70_studies.ipynb #0fe5c538
@@ -295,7 +296,7 @@ def run_study(
     if not 0<=seed<2**32: raise ValueError(f'seed {seed}: expected 0 to 2**32-1')
     if not jobs: raise ValueError('jobs 0: expected 1 or more, or -1 for all cores')
     doc = dict(study=name, preset=preset, seed=seed, **_data_id(data), settings=settings, versions=_versions(), hardware=_hardware(),
-        command=_command(name, data, preset, seed, settings), started=time.strftime('%Y-%m-%d %H:%M'))
+        command=_command(name, data, preset, seed, settings, out), started=time.strftime('%Y-%m-%d %H:%M'))
     out = Path(out or f'runs/{name}-{preset}').expanduser()
     run = Run(out, doc, _trainer(device, devices, precision), jobs)
     if not run.rank: _enter(out, doc, resume)
@@ -336,26 +337,29 @@ def _user_jets(data):
     if Path(data).expanduser().exists() or name not in REGISTRY: a = read_events(data)
     else: a = load_public(name, _one_of(f'split of {name} (name it as {name}/SPLIT)', split or (list(REGISTRY[name].splits)*(len(REGISTRY[name].splits)==1) or ['none'])[0], {k: k for k in REGISTRY[name].splits}))
     if 'p4' not in a: raise DataError(f'{data} holds {", ".join(a.keys())}: this study needs jets with constituents')
-    a = Arrays(p4=a.p4, mask=a.mask, label=a.label.long() if 'label' in a else torch.zeros(len(a), dtype=torch.long), **({'jet_pt': a.jet_pt} if 'jet_pt' in a else {}))[a.mask.any(1)]
+    full, notes = a.mask.any(1), []
+    if not full.all(): notes.append(f'{int((~full).sum()):,} jets without particles were left out.')
+    if 'label' not in a: notes.append(f'The file has no label: all {int(full.sum()):,} jets were taken as background.')
+    names = CLASSES if name=='jetclass' or 'x' in a else None
+    a = check_jets(Arrays(p4=a.p4, mask=a.mask, label=a.label.long() if 'label' in a else torch.zeros(len(a), dtype=torch.long), **({'jet_pt': a.jet_pt} if 'jet_pt' in a else {}))[full], data)
     classes = a.label.unique().tolist()
-    if len(classes)==1: return a.assign(label=0*a.label), ['background']
-    if 0 not in classes: raise DataError(f'{data}: labels are {classes}; class 0 is the background, and there is none')
-    return a, CLASSES if name=='jetclass' or 'x' in a else [f'class {k}' for k in range(max(classes)+1)]
+    if classes[0]!=0: raise DataError(f'{data}: labels are {classes}; class 0 is the background, 1 and so on are signals' + ('' if 0 in classes else ', and there is no background'))
+    return a, names or (['background'] if classes==[0] else [f'class {k}' for k in range(max(classes)+1)]), ' '.join(notes)
 
 def jet_data(
     data=None, # File, folder or public set; `None` takes the shipped jets
     seed=0,    # Of the split of a file
-):             # train, valid, test: background jets; signals: name -> jets
+):             # train, valid, test: background jets; signals: name -> jets; note: what to know of the file
     "Background jets in three parts, and the signals"
     if data is None:
         parts, names = [sample('jets', s) for s in SPLITS], JETS
         train,valid,test = (a[a.label==0] for a in parts)
-        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i})
-    a,names = _user_jets(data)
+        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i}, note='')
+    a,names,note = _user_jets(data)
     background = a[a.label==0]
     if len(background)<50: raise DataError(f'{data}: {len(background)} background jets are too few to train and test on')
     train,valid,test = background.split((.7,.1,.2), seed)
-    return AttrDict(train=train, valid=valid, test=test, signals={names[k]: a[a.label==k] for k in a.label.unique().tolist() if k})
+    return AttrDict(train=train, valid=valid, test=test, signals={names[k]: a[a.label==k] for k in a.label.unique().tolist() if k}, note=note)
 
 # %% ../../nbs/studies/70_studies.ipynb #31b033bb
 def p_value(
@@ -393,7 +397,8 @@ def _scores(run, d, models):
     jets = {k: a[:run.set.test] for k,a in jets.items()}
     seen = {k: spectra_of(a, run.set.particles) for k,a in jets.items()}
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
-    energy = {LABELS[k]: {c: E.score(a.to(run.device)).cpu().numpy() for c,a in jets.items()} for k,E in models.items()}
+    score = lambda E, **kw: {c: E.score(a.to(run.device), **kw).cpu().numpy() for c,a in jets.items()}
+    energy = {LABELS[k]: score(E) for k,E in models.items()} | {'independent particles': score(models['attention'], net=False)}
     return energy | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(o)) for c,o in seen.items()}}, seen
 
 # %% ../../nbs/studies/70_studies.ipynb #5bb73b07
@@ -413,7 +418,7 @@ def _anomalies(run, scores):
             short.setdefault(method, {})[c] = f'{r.auc:.3f} [{r.low:.3f}, {r.high:.3f}]'
             run.metric(f'auc/{c}/{method}', r.auc, (r.high-r.low)/2)
     if not short: return
-    run.table('auc', pd.DataFrame(short).T, 'AUC against background test jets, with 68 % bootstrap intervals.', show=True)
+    run.table('auc', pd.DataFrame(short).T, 'AUC against background test jets, with 68 % bootstrap intervals. "independent particles" is the density that the networks correct, without them.', show=True)
     run.table('tagging', pd.DataFrame(full).T, 'The same with background rejection at 30 and 50 % signal efficiency, the largest significance improvement, and the number of signal jets.')
 
 # %% ../../nbs/studies/70_studies.ipynb #0e97de2c
@@ -484,7 +489,7 @@ def _roc_panels(scores):
         for i,(method,by) in enumerate(scores.items()):
             b = next(iter(by.values()))
             r = roc(np.r_[by[c], b], np.r_[np.ones(len(by[c])), np.zeros(len(b))])
-            ok = np.flatnonzero(r.fpr*len(b) > 4)
+            ok = np.flatnonzero(r.fpr*len(b) > min(4, len(b)/2))
             ok = ok[np.unique(np.linspace(0, len(ok)-1, 200).astype(int))]
             marks.append(curve(np.c_[r.tpr[ok], 1/r.fpr[ok]], PALETTE[i%7], label=method))
         yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#888888', dash=True), x=(0,1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
@@ -496,7 +501,7 @@ def _spectra_panels(seen):
         if k=='n': e = np.arange(np.floor(e[0]), np.ceil(e[-1])+2)-.5
         marks = [steps(o[k], e, color='#000000' if name=='real' else PALETTE[i-1], width=2. if name=='real' else 1.3, label=name) for i,(name,o) in enumerate(seen.items()) if name!='real, second half']
         top = 2.2*max(m['xy'][:,1].max() for m in marks[:1])
-        yield scene(*marks, x=(e[0], e[-1]), y=(0, min(top, 1.1*max(m['xy'][:,1].max() for m in marks))), xlabel=UNITS[k]+' (input)'*(k in _inputs))
+        yield scene(*marks, x=(e[0], e[-1]), **(dict(log=True) if k=='n' else dict(y=(0, min(top, 1.1*max(m['xy'][:,1].max() for m in marks))))), xlabel=UNITS[k]+' (input)'*(k in _inputs))
 
 def jet_image(
     a:Arrays,  # Jets
@@ -553,6 +558,7 @@ _laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, po
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
 def _enough_chains(s):
+    if s['particles']<2 or s['test']<20 or s['train']<50: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 50')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
 @study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
@@ -595,7 +601,8 @@ def jet_ebm_study(
 
 def _story(run, d, seen):
     "What was done, in words"
-    classes = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items())
+    classes, s = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items()), run.set
+    tagging = 'They were judged on test jets that no training saw ({}), as anomaly detectors beside a cut on the jet mass and an isolation forest, and as generators: {}. No signal was used in training.' if d.signals else 'They were judged as generators on test jets that no training saw ({}): {}. There are no signals in these data, so nothing is said about the detection of anomalies.'
+    early = ' After so few updates the networks have hardly moved: both energies are nearly those of independent particles.' if s.updates<100 else ''
     return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets by maximum likelihood with short chains that live on in a pool. '
-        f'Each jet is its leading {run.set.particles} constituents. They were judged on test jets that no training saw ({classes}), as anomaly detectors beside a cut on the jet mass and an isolation forest, '
-        f'and as generators: {min(len(d.test)//2, run.set.generate):,} jets sampled from each, against real ones. No signal was used in training.')
+        f'Each jet is its leading {s.particles} constituents. ' + tagging.format(classes, f'{min(len(d.test)//2, s.generate):,} jets sampled from each, against real ones') + f' {d.note}{early}')
