@@ -1,4 +1,4 @@
-"""What it takes to fit an energy to events: maximum likelihood with chains, and four ways round them
+"""What it takes to fit an energy to events: maximum likelihood with chains, with weighted walkers and on a grid, and four ways round it
 
 Docs: https://hepebm.github.io/hepebm/ebm/objectives.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/objectives.html.md"""
 
 # %% auto #0
 __all__ = ['MLE', 'exact_sm', 'hutchinson_sm', 'sliced_sm', 'denoising_sm', 'NormalNoise', 'NCE', 'energy_discrepancy',
-           'check_objective']
+           'Jarzynski', 'GridMLE', 'check_objective']
 
 # %% ../../nbs/ebm/32_objectives.ipynb #27f9567c
 import copy, math
@@ -38,18 +38,24 @@ class MLE(nn.Module):
         n,         # Steps of a chain in each update
         pool=None, # A `Pool`, or `None` to start at the data
         reg=0.,    # Weight of the mean squared energies
-        *, noise=0.,# Standard deviation of noise on the data, a number or a tensor that broadcasts with x
+        kl=0.,     # Weight of the energy at the samples, whose gradient goes through the last `through` steps of the chains
+        repel=0.,  # Weight of the entropy of the samples, by the distance to the nearest other one
+        *, through=1, # Steps of a chain that gradients of `kl` and `repel` go through
+        noise=0.,# Standard deviation of noise on the data, a number or a tensor that broadcasts with x
         seed=0,    # Of the chains
     ):
         super().__init__()
-        self.make, self.n, self.pool, self.reg, self.noise, self.random = make, n, pool, reg, noise, Random(seed, 'mle')
+        self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.noise, self.random = make, n, pool, reg, kl, repel, min(through, n), noise, Random(seed, 'mle')
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
         x = batch['x']
         rows = batch if self.pool is None else self.pool.draw(len(x), x.device)
         E = given(model, rows)
-        s = run(self.make(E), start(E, rows['x'], self.random.on(x.device), rows.get('mask')), self.n)
+        traced = self.through if self.kl or self.repel else 0
+        kernel = self.make(E)
+        s = run(kernel, start(E, rows['x'], self.random.on(x.device), rows.get('mask')), self.n-traced)
+        for _ in range(traced): s = kernel(_traced(E, s))
         rows = {**rows, 'x': s.x}
         if self.pool is not None: self.pool.put(rows)
         return rows, s
@@ -57,17 +63,44 @@ class MLE(nn.Module):
     def forward(self,
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
-    )->dict:   # Terms `cd` and `reg`; mean energies, acceptance, size of the force and age of the chains to look at
+    )->dict:   # Terms `cd`, `reg`, `kl`, `repel`; mean energies, acceptance, size of the force and age of the chains to look at
         batch = _rows(batch)
         rows, s = self.sample(model, batch)
         x = batch['x']
         if isinstance(self.noise, Tensor) or self.noise: x = x + self.noise*_normal(x, self.random.on(x.device), batch.get('mask'))
-        data, samples = given(model, batch)(x), given(model, rows)(s.x)
+        data, samples = given(model, batch)(x), given(model, rows)(s.x.detach())
         terms = dict(cd=data.mean()-samples.mean())
+        if self.kl: terms['kl'] = self.kl*_frozen(model, rows)(s.x).mean()
+        if self.repel: terms['repel'] = -self.repel*_entropy(s.x, self.pool, rows)
         if self.reg: terms['reg'] = self.reg*(data.square().mean()+samples.square().mean())
         look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt())
         if 'age' in rows: look['_age'] = rows['age'].double().mean()
         return terms | {k: v.detach() for k,v in look.items()}
+
+# %% ../../nbs/ebm/32_objectives.ipynb #bc882f06
+def _traced(E, s):
+    "The state with a gradient that remembers how it depends on the weights"
+    with torch.enable_grad(): grad = energy_grad(E, s.x, create_graph=True)[1]
+    return s._replace(grad=grad if s.mask is None else grad*_wide(s.mask, grad))
+
+def _frozen(model, rows):
+    "The energy, a function of x alone"
+    named = {k: rows[k] for k in asks(model) if k in rows}
+    if not isinstance(model, nn.Module): return lambda x: model(x, **named)
+    fixed = {k: v.detach() for k,v in (*model.named_parameters(), *model.named_buffers())}
+    return lambda x: torch.func.functional_call(model, fixed, (x,), named)
+
+def _entropy(x, pool, rows, most=2000):
+    "Entropy of samples up to a constant, from the distances to the nearest others"
+    mask, dims = rows.get('mask'), x[0].numel()
+    x = (x if mask is None else torch.where(_wide(mask, x), x, 0)).flatten(1)
+    others, own = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device)
+    if pool is not None and pool.size>len(x):
+        free = torch.ones(pool.size, dtype=torch.bool, device=x.device).index_fill(0, rows['slot'], False)
+        rest = pool.rows['x'].flatten(1)[free.int().argsort(descending=True, stable=True)[:min(most, pool.size-len(x))]]
+        others, own = torch.cat([others, rest]), torch.cat([own, own.new_zeros(len(x), len(rest))], 1)
+    r = ((x[:,None]-others).square().sum(-1)+1e-12).sqrt().masked_fill(own, torch.inf).amin(1)
+    return dims*r.log().mean()
 
 # %% ../../nbs/ebm/32_objectives.ipynb #3308ae28
 def _score(model, rows):
@@ -219,13 +252,107 @@ class energy_discrepancy(nn.Module):
         floor = gap.new_full((len(x),1), math.log(self.w) if self.w else -torch.inf)
         return dict(ed=(torch.logsumexp(torch.cat([gap, floor], 1), 1)-math.log(self.k)).mean(), _gap=gap.detach().mean())
 
+# %% ../../nbs/ebm/32_objectives.ipynb #7444bb17
+def _systematic(log_w, ess, g):
+    "Which walkers go on (a systematic resampling if the effective number is below the part `ess`, all of them if not), and whether they were resampled"
+    N, device = len(log_w), log_w.device
+    few = (2*torch.logsumexp(log_w, 0)-torch.logsumexp(2*log_w, 0)).exp() < ess*N
+    at = (torch.arange(N, device=device)+torch.rand((), generator=g, device=device))/N
+    return torch.where(few, torch.searchsorted(log_w.softmax(0).cumsum(0).to(at), at).clamp(max=N-1), torch.arange(N, device=device)), few
+
+# %% ../../nbs/ebm/32_objectives.ipynb #554f5f14
+@record
+class Jarzynski(nn.Module):
+    "Maximum likelihood with weighted walkers and a running log Z (Carbone et al. 2023, arXiv 2305.19414)"
+    def __init__(self,
+        make,      # Energy -> exact kernel, as `partial(mala, step=.01)`
+        walkers,   # How many; or rows to start from (a tensor, a dict or `Arrays` with `x`), draws of the model: log Z then begins at 0
+        ess=.5,    # They are resampled when their effective number falls below this part
+        *, n=1,    # Steps of a walker in each update
+        base=None, # Density that walkers are drawn from, with `sample(n, seed)` and `log_prob(x)`; `None`: a Gaussian fitted to the first batch
+        reg=0.,    # Weight of the mean squared energies
+        seed=0,    # Of the walkers
+    ):
+        super().__init__()
+        self.make, self.walkers, self.ess, self.n, self.base, self.reg, self.random = make, walkers, ess, n, base, reg, Random(seed, 'jarzynski')
+        self.rows = None  # x, what else belongs to a walker, `log_w`, `energy` under the weights of the last update; and log_z
+
+    def _begin(self, x):
+        g = self.random.on(x.device)
+        if not isinstance(self.walkers, int):
+            rows = {k: v.to(x.device) for k,v in _rows(self.walkers).items()}
+            return rows | dict(log_w=x.new_zeros(len(rows['x'])), log_q=None), x.new_zeros(())
+        base = self.base or NormalNoise(x)
+        y = base.sample(self.walkers, g).to(x)
+        return dict(x=y, log_w=x.new_zeros(len(y)), log_q=base.log_prob(y)), x.new_zeros(())
+
+    def _reweighted(self, model, x):
+        "Walkers as states under the weights of now, their log weights and log Z; resampled where it has to be"
+        rows, log_z = self.rows or self._begin(x)
+        E, g = given(model, rows), self.random.on(x.device)
+        s = start(E, rows['x'], g, rows.get('mask'))
+        if 'energy' in rows: log_w = rows['log_w']+rows['energy']-s.energy
+        else: log_w = rows['log_w'] if rows['log_q'] is None else -s.energy-rows['log_q']
+        log_w = log_w.nan_to_num(-1e30, -1e30, -1e30)
+        pick, few = _systematic(log_w, self.ess, g)
+        mean = torch.logsumexp(log_w, 0)-math.log(len(log_w))
+        log_z, log_w = torch.where(few, log_z+mean, log_z), torch.where(few, 0., log_w)
+        rows = {k: v[pick] for k,v in rows.items() if isinstance(v, Tensor) and k not in ('log_w','energy','log_q')} | dict(log_w=log_w)
+        return given(model, rows), s._replace(x=s.x[pick], energy=s.energy[pick], grad=s.grad[pick]), rows, log_z, few
+
+    def forward(self,
+        model, # Energy, called as `model(x, **named)`
+        batch, # `Arrays` or dict with `x`
+    )->dict:   # Terms `nll` (its gradient is that of the likelihood) and `reg`; log Z, the likelihood and the walkers' state to look at
+        batch = _rows(batch)
+        E, s, rows, log_z, few = self._reweighted(model, batch['x'])
+        kernel = self.make(E)
+        if not getattr(kernel, 'exact', True): raise ValueError('walkers need a kernel that keeps the law, as mala or hmc: unadjusted Langevin does not')
+        s = run(kernel, s._replace(of=E), self.n)
+        rows['x'] = s.x
+        w = rows['log_w'].softmax(0)
+        if self.training: self.rows = rows | dict(energy=s.energy), log_z
+        data, samples = given(model, batch)(batch['x']), given(model, rows)(s.x)
+        now = log_z+torch.logsumexp(rows['log_w'], 0)-math.log(len(w))
+        terms = dict(nll=data.mean()-(w*samples).sum()+now.detach()+(w*samples).sum().detach())
+        if self.reg: terms['reg'] = self.reg*(data.square().mean()+samples.square().mean())
+        look = dict(_data=data.mean(), _samples=(w*samples).sum(), _log_z=now, _ess=1/(w*w).sum()/len(w), _resampled=few.to(now), _accept=s.accept.mean())
+        return terms | {k: v.detach() for k,v in look.items()}
+
+    def get_extra_state(self): return self.rows and ({k: v.clone() for k,v in self.rows[0].items()}, self.rows[1].clone())
+    def set_extra_state(self, state): self.rows = state and ({k: v.clone() for k,v in state[0].items()}, state[1].clone())
+
+# %% ../../nbs/ebm/32_objectives.ipynb #ade2a75b
+@record
+class GridMLE(nn.Module):
+    "Maximum likelihood in the plane with the normalisation summed over a jittered grid"
+    def __init__(self,
+        box,    # ((x0, x1), (y0, y1)) that holds the density
+        n=128,  # Cells a side
+        seed=0, # Of the points in the cells
+    ):
+        super().__init__()
+        self.box, self.n, self.random = [list(map(float, o)) for o in box], n, Random(seed, 'grid')
+    def forward(self, model, batch)->dict:
+        x = _rows(batch)['x']
+        (x0,x1),(y0,y1) = self.box
+        i = torch.cartesian_prod(*[torch.arange(self.n, device=x.device)]*2)
+        at = (i+torch.rand(i.shape, generator=self.random.on(x.device), device=x.device))/self.n
+        at = at.to(x)*x.new_tensor([x1-x0, y1-y0]) + x.new_tensor([x0, y0])
+        log_z = torch.logsumexp(-model(at), 0) + math.log((x1-x0)*(y1-y0)/self.n**2)
+        return dict(nll=model(x).mean()+log_z, _log_z=log_z.detach())
+
 # %% ../../nbs/ebm/32_objectives.ipynb #e8977458
 def check_objective(
     objective, # (model, batch) -> dict of terms
     model,     # Energy
     batch,     # `Arrays` or dict with `x`
+    truth=None,# (model, batch) -> loss, by brute force, that the objective estimates
+    draws=100, # Evaluations that are compared with it
+    tol=1e-5,  # Relative error allowed beyond five standard errors
 ):
     "Raise an AssertionError unless `objective` is one; the caller's objective is left as it was"
+    if truth: _check_gradient(copy.deepcopy(objective), model, batch, truth, draws, tol)
     rows = _rows(batch)
     kept = {k: v.clone() for k,v in rows.items()}
     mine, twin = copy.deepcopy(objective), copy.deepcopy(objective)
@@ -243,6 +370,16 @@ def check_objective(
     again = twin(model, batch)
     assert all(torch.equal(again[k], v) for k,v in terms.items()), 'the same state gives other numbers'
     if isinstance(mine, nn.Module): _check_state(mine, twin, objective, model, batch)
+
+# %% ../../nbs/ebm/32_objectives.ipynb #95f88bee
+def _check_gradient(objective, model, batch, truth, draws, tol):
+    "Is the mean gradient that of `truth`?"
+    ps, flat = list(model.parameters()), lambda gs: torch.cat([g.flatten() for g in gs]).double()
+    want = flat(torch.autograd.grad(truth(model, batch), ps))
+    got = torch.stack([flat(torch.autograd.grad(sum(v for k,v in objective(model, batch).items() if not k.startswith('_')), ps)) for _ in range(draws)])
+    off, error = (got.mean(0)-want).abs(), got.std(0)/draws**.5
+    bad = off > 5*error + tol*want.abs().max()
+    assert not bad.any(), f'{int(bad.sum())} of {len(want)} components of the gradient are off, the worst by {(off/(error+1e-12)).max():.1f} standard errors; size {want.norm():.3g}, mean of {draws}: {got.mean(0).norm():.3g}'
 
 # %% ../../nbs/ebm/32_objectives.ipynb #35172c82
 def _check_state(mine, twin, objective, model, batch):

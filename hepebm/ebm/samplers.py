@@ -173,6 +173,7 @@ def check_kernel(
     a,b = (run(make(E), start(E, x, seed+1), 3) for E in (laws['gaussian'].energy,)*2)
     assert torch.equal(a.x, b.x), 'the same seed gives another chain'
 
+# %% ../../nbs/ebm/31_samplers.ipynb #444105ff
 def _check_law(kernel, law, name, seed, tol, n, steps):
     g = generator(seed, name=name)
     first, again = (law.x(torch.randn(n, law.d, generator=g, dtype=torch.float64)) for _ in range(2))
@@ -359,6 +360,7 @@ def tune(
         return kernel
     return tuned
 
+# %% ../../nbs/ebm/31_samplers.ipynb #b6e013ae
 def step_of(
     s:State, # Of a kernel made by `tune`
 )->Tensor:   # (groups,)
@@ -391,6 +393,7 @@ def _subtree(E, s, end, step, leaves, h0, root, live):
         bad = bad | (new < -1000)
     return (x,v,g), keep, weight, total, accept, count, bad
 
+# %% ../../nbs/ebm/31_samplers.ipynb #14e28972
 def no_u_turn(
     E,       # Energy
     step,    # A number or a tensor that broadcasts with x
@@ -457,6 +460,7 @@ def _copies(E, K):
     if not isinstance(E, partial): return E
     return partial(E.func, *E.args, **{k: torch.cat([v]*K) if isinstance(v, Tensor) else v for k,v in E.keywords.items()})
 
+# %% ../../nbs/ebm/31_samplers.ipynb #4c3dedde
 def parallel_tempering(
     make,         # Energy -> kernel, as `partial(mala, step=.1)`
     E,            # Energy
@@ -485,6 +489,7 @@ def parallel_tempering(
     kernel.warm = warm
     return kernel
 
+# %% ../../nbs/ebm/31_samplers.ipynb #4c82a81f
 def _swap(x, energy, grad, beta, s, m):
     "Exchange neighbours, from even rungs upwards in even steps and from odd ones in odd steps"
     K,n = energy.shape
