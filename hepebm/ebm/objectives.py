@@ -279,12 +279,10 @@ class Jarzynski(nn.Module):
 
     def _begin(self, x):
         g = self.random.on(x.device)
-        if not isinstance(self.walkers, int):
-            rows = {k: v.to(x.device) for k,v in _rows(self.walkers).items()}
-            return rows | dict(log_w=x.new_zeros(len(rows['x'])), log_q=None), x.new_zeros(())
+        if not isinstance(self.walkers, int): return {k: v.to(x.device) for k,v in _rows(self.walkers).items()}, x.new_zeros(())
         base = self.base or NormalNoise(x)
         y = base.sample(self.walkers, g).to(x)
-        return dict(x=y, log_w=x.new_zeros(len(y)), log_q=base.log_prob(y)), x.new_zeros(())
+        return dict(x=y, log_q=base.log_prob(y)), x.new_zeros(())
 
     def _reweighted(self, model, x):
         "Walkers as states under the weights of now, their log weights and log Z; resampled where it has to be"
@@ -292,7 +290,7 @@ class Jarzynski(nn.Module):
         E, g = given(model, rows), self.random.on(x.device)
         s = start(E, rows['x'], g, rows.get('mask'))
         if 'energy' in rows: log_w = rows['log_w']+rows['energy']-s.energy
-        else: log_w = rows['log_w'] if rows['log_q'] is None else -s.energy-rows['log_q']
+        else: log_w = -s.energy-rows['log_q'] if 'log_q' in rows else torch.zeros_like(s.energy)
         log_w = log_w.nan_to_num(-1e30, -1e30, -1e30)
         pick, few = _systematic(log_w, self.ess, g)
         mean = torch.logsumexp(log_w, 0)-math.log(len(log_w))
