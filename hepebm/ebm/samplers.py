@@ -30,6 +30,7 @@ class State(NamedTuple):
     t: int = 0                 # Steps made
     of: object = None          # The energy that `energy` and `grad` belong to
     memo: object = None        # What a kernel keeps from step to step: a tuned step size, hot replicas
+    kinetic: Tensor = None     # At the start of the last trajectory (N,), of kernels with momenta
 
 # %% ../../nbs/ebm/31_samplers.ipynb #ed357a67
 def generator(
@@ -280,7 +281,8 @@ def hmc(
         v = _noise(s)
         scale = 1 if not jitter else _wide(1+jitter*(2*torch.rand(len(v), generator=s.generator, device=v.device, dtype=v.dtype)-1), v)
         x,w,energy,grad = leapfrog(E, s.x, v, s.grad, step*scale, leaps, s.mask, root)
-        return _metropolis(s, x, energy, grad, s.energy-energy + _sum(v**2-w**2)/2)
+        kinetic = _sum(v**2)/2
+        return _metropolis(s, x, energy, grad, s.energy-energy + kinetic - _sum(w**2)/2)._replace(kinetic=kinetic)
     return kernel
 hmc.target, hmc.power = .8, .5
 
@@ -405,7 +407,8 @@ def no_u_turn(
     def kernel(s):
         s = _here(E, s)
         v = _noise(s)
-        h0, keep, total = s.energy+_sum(v**2)/2, (s.x,s.energy,s.grad), v
+        kinetic = _sum(v**2)/2
+        h0, keep, total = s.energy+kinetic, (s.x,s.energy,s.grad), v
         left = right = (s.x, v, s.grad)
         weight = accept = count = torch.zeros_like(h0)
         live = torch.ones_like(h0, dtype=torch.bool)
@@ -421,7 +424,7 @@ def no_u_turn(
             live = live & ~_turned(left[1], right[1], total)
             if not live.any(): break
         x,energy,grad = keep
-        return s._replace(x=x, energy=energy, grad=grad, accept=accept/count, t=s.t+1)
+        return s._replace(x=x, energy=energy, grad=grad, accept=accept/count, t=s.t+1, kinetic=kinetic)
     return kernel
 no_u_turn.target, no_u_turn.power = .8, .5
 
