@@ -74,6 +74,7 @@ def _noise(s):
     return z if s.mask is None else z*_wide(s.mask, z)
 
 def _sqrt(v): return v.sqrt() if isinstance(v, Tensor) else math.sqrt(v)
+def _plus(x, a, y): "x + a y, in one operation if `a` is a number"; return x+a*y if isinstance(a, Tensor) else torch.add(x, y, alpha=a)
 
 # %% ../../nbs/ebm/31_samplers.ipynb #41baccd1
 def langevin(
@@ -87,7 +88,7 @@ def langevin(
     width = _sqrt(2*step*temperature)
     def kernel(s):
         s = _here(E, s)
-        x = s.x - step*(s.grad if clip is None else s.grad.clamp(-clip, clip)) + width*_noise(s)
+        x = _plus(_plus(s.x, -step, s.grad if clip is None else s.grad.clamp(-clip, clip)), width, _noise(s))
         if into is not None: x = into(x)
         energy,grad = _evaluate(E, x, s.mask)
         return s._replace(x=x, energy=energy, grad=grad, t=s.t+1)
@@ -239,7 +240,7 @@ def mala(
     def kernel(s):
         s = _here(E, s)
         z, g = _noise(s), root.pull(s.grad)
-        x = s.x + root.push(width*z - step*g)
+        x = s.x + root.push(_plus(width*z, -step, g))
         energy,grad = _evaluate(E, x, s.mask)
         h = half*(g+root.pull(grad))
         return _metropolis(s, x, energy, grad, s.energy-energy + _sum(h*(z-h/2)))
@@ -259,11 +260,12 @@ def leapfrog(
 ):               # x, v, energy, gradient at the end
     "Volume-preserving, reversible integration of Hamilton's equations; one gradient a step"
     root = _root(mass)
-    v = v - step/2*root.pull(grad)
+    plain = root.value is None
+    v = _plus(v, -step/2, root.pull(grad))
     for i in range(leaps):
-        x = x + root.push(step*v)
+        x = _plus(x, step, v) if plain else x + root.push(step*v)
         energy,grad = _evaluate(E, x, mask)
-        v = v - (step if i<leaps-1 else step/2)*root.pull(grad)
+        v = _plus(v, -step if i<leaps-1 else -step/2, grad if plain else root.pull(grad))
     return x, v, energy, grad
 
 # %% ../../nbs/ebm/31_samplers.ipynb #2aa61d23
