@@ -5,7 +5,7 @@ from hepebm.core.arrays import Arrays
 from hepebm.core.training import Task, adam, fit, load_model, save_model
 from hepebm.ebm.energies import MLPEnergy, Quadratic, given
 from hepebm.ebm.objectives import MLE, NCE, NormalNoise, denoising_sm, energy_discrepancy, hutchinson_sm
-from hepebm.ebm.samplers import Pool, check_kernel, generator, hmc, langevin, mala, reflect, run, start
+from hepebm.ebm.samplers import Pool, check_kernel, generator, hmc, langevin, mala, nuts, parallel_tempering, reflect, run, start, tune
 from hepebm.nn.sets import DeepSet, SetTransformer
 
 def jets(n, slots=6, seed=0):
@@ -43,13 +43,58 @@ def test_file(net, tmp_path):
     x = a.x if isinstance(net, (DeepSet, SetTransformer)) else torch.randn(8, 3 if isinstance(net, MLPEnergy) else 2)
     assert torch.equal(given(load_model(tmp_path/'m'), a)(x), given(net, a)(x))
 
-exact = {'mala': partial(mala, step=.2), 'mala by feature': partial(mala, step=torch.tensor([.3,.1])), 'hmc': partial(hmc, step=.35, leaps=7), 'hmc jitter': partial(hmc, step=.5, leaps=4, jitter=.3)}
+exact = {'mala': partial(mala, step=.2), 'mala mass': partial(mala, step=.2, mass=torch.tensor(2.)), 'hmc': partial(hmc, step=.35, leaps=7), 'hmc jitter': partial(hmc, step=.5, leaps=4, jitter=.3)}
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', exact)
 def test_kernels_long(name):
     "Ten seeds, no allowance for bias"
     for seed in range(10): check_kernel(exact[name], seed=seed, tol=0, n=10_000, steps=60)
+
+clever = {'nuts': partial(nuts, warm=60), 'nuts dense': partial(nuts, warm=60, mass='dense'), 'tuned hmc': tune(partial(hmc, leaps=5, jitter=.3), 100), 'tuned mala': tune(mala, 100, mass='dense'),
+    'tempering': lambda E: parallel_tempering(partial(mala, step=.2), E, [1.,2.,5.]), 'tuned tempering': lambda E: parallel_tempering(partial(mala, step=.2), E, [1.,2.,5.], warm=60)}
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', clever)
+def test_clever_kernels_long(name):
+    "Kernels that tune themselves, frozen: three seeds, no allowance for bias, and chains from far out agree"
+    for seed in range(3): check_kernel(clever[name], seed=seed, steps=30, rhat=1.01)
+
+def test_langevin_bias_is_linear():
+    "Unadjusted Langevin is too wide by half of step times precision; twice the step, twice the bias"
+    off = []
+    for step in (.1, .2, .4):
+        s = run(langevin(Quadratic(1.), step), start(Quadratic(1.), torch.randn(400_000, 1, generator=generator(0)), 1), 40)
+        off.append(s.x.var().item()-1)
+        assert abs(s.x.var().item()-1/(1-step/2)) < 4*s.x.var().item()*(2/400_000)**.5
+    assert 1.8 < off[1]/off[0] < 2.4
+
+def test_leapfrog_error_is_quadratic():
+    "Half the step at the same length of the trajectory, a quarter of the error in the energy"
+    from hepebm.ebm.samplers import leapfrog
+    E, x, v = Quadratic(torch.tensor([[2.,.5],[.5,1.]])).double(), *(torch.randn(1000, 2, generator=generator(i), dtype=torch.float64) for i in (0,1))
+    from hepebm.ebm.energies import energy_grad
+    e,g = energy_grad(E, x)
+    def error(step):
+        _,w,f,_ = leapfrog(E, x, v, g, step, round(1.6/step))
+        return (f+w.square().sum(1)/2-e-v.square().sum(1)/2).abs().mean().item()
+    assert 3.8 < error(.1)/error(.05) < 4.2 and 3.8 < error(.05)/error(.025) < 4.2
+
+def test_wrong_kernels_are_rejected():
+    "A forgotten half of the way back, momenta left out of the acceptance, a swap without its sign"
+    from hepebm.ebm import samplers as S
+    def no_way_back(E, step):
+        def kernel(s):
+            s = S._here(E, s); z = S._noise(s); x = s.x-step*s.grad+(2*step)**.5*z
+            return S._metropolis(s, x, *S._evaluate(E, x, s.mask), s.energy-E(x))
+        return kernel
+    def no_momenta(E, step, leaps):
+        def kernel(s):
+            s = S._here(E, s); x,_,e,g = S.leapfrog(E, s.x, S._noise(s), s.grad, step, leaps)
+            return S._metropolis(s, x, e, g, s.energy-e)
+        return kernel
+    for make in (partial(no_way_back, step=.2), partial(no_momenta, step=.5, leaps=3), lambda E: hmc(lambda x: 1.05*E(x), .3, 4)):
+        with pytest.raises(AssertionError): check_kernel(make)
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', exact)

@@ -32,6 +32,16 @@ class Quadratic(nn.Module):
 # %% ../../nbs/ebm/30_energies.ipynb #6a12eaac
 _linear, _silu, _silu_backward = torch._C._nn.linear, torch._C._nn.silu, torch.ops.aten.silu_backward.default
 
+def _mlp_grad(layers, h):
+    "Energies of a SiLU perceptron without output bias, and their gradient in its input, without a tape"
+    *layers, last = [m._parameters for m in layers if m._parameters]
+    inner = []
+    for p in layers: inner.append(z := _linear(h, p['weight'], p['bias'])); h = _silu(z)
+    w = last['weight']
+    energy, g = torch.mv(h, w[0]), w.expand(len(h), -1)
+    for p,z in zip(layers[::-1], inner[::-1]): g = torch.mm(_silu_backward(g, z), p['weight'])
+    return energy, g
+
 @record
 class MLPEnergy(nn.Module):
     "Multilayer perceptron from `dim` numbers to one energy"
@@ -40,25 +50,45 @@ class MLPEnergy(nn.Module):
         width=128, # Of the hidden layers
         depth=2,   # Hidden layers
         act='SiLU',# Name of an activation in `torch.nn`; a smooth one, as samplers follow the gradient
+        fourier=0, # Random waves that are fed in beside x: they let a small network draw narrow structures
+        scale=1.,  # Width of their wave numbers, in units of 1/spread of the data
+        base=0.,   # Times a Gaussian this many times as wide as the data, which makes it a density whatever the network does; 0 is none
     ):
         super().__init__()
-        self.net = mlp(dim, *[width]*depth, 1, act=act, bias_out=False)
-        self.by_hand = act=='SiLU'
+        self.fourier, self.base = fourier, base
+        self.net = mlp(dim+2*fourier, *[width]*depth, 1, act=act, bias_out=False)
+        for k,v in dict(waves=scale*torch.randn(dim, fourier), mean=torch.zeros(dim), spread=torch.ones(dim)).items(): self.register_buffer(k, v)
+        self.by_hand, self.plain = act=='SiLU', not (fourier or base)
+    def fit(self, x:Tensor):
+        "Take mean and spread from data (N, dim), for `fourier` and `base`: self"
+        if self.plain: raise ValueError('nothing to fit: a network without `fourier` and `base` takes x as it is')
+        self.mean.copy_(x.flatten(1).mean(0)), self.spread.copy_(x.flatten(1).std(0))
+        return self
     def forward(self,
         x:Tensor, # (N, dim)
     )->Tensor:    # (N,)
-        return self.net(x.flatten(1)).squeeze(-1)
+        x = x.flatten(1)
+        if self.plain: return self.net(x).squeeze(-1)
+        u = (x-self.mean)/self.spread
+        a = u@self.waves
+        e = self.net(torch.cat([u, a.sin(), a.cos()], 1)).squeeze(-1)
+        return e + u.square().sum(1)/(2*self.base**2) if self.base else e
     def energy_grad(self, x):
         "Energy and gradient without a tape, for SiLU; on a CPU in blocks that stay in its cache"
         if len(x)>768 and x.device.type=='cpu': return tuple(map(torch.cat, zip(*map(self.energy_grad, x.split(512)))))
-        *layers, last = [m._parameters for m in self.net._modules.values() if m._parameters]
         with torch.no_grad():
-            h, inner = x if x.ndim==2 else x.flatten(1), []
-            for p in layers: inner.append(z := _linear(h, p['weight'], p['bias'])); h = _silu(z)
-            w = last['weight']
-            energy, g = torch.mv(h, w[0]), w.expand(len(h), -1)
-            for p,z in zip(layers[::-1], inner[::-1]): g = torch.mm(_silu_backward(g, z), p['weight'])
+            h = x if x.ndim==2 else x.flatten(1)
+            if self.plain: energy, g = _mlp_grad(self.net._modules.values(), h)
+            else: energy, g = self._dressed(h)
         return energy, g if x.ndim==2 else g.reshape(x.shape)
+    def _dressed(self, x):
+        u = (x-self.mean)/self.spread
+        a, d = u@self.waves, x.shape[1]
+        sin, cos = a.sin(), a.cos()
+        energy, g = _mlp_grad(self.net._modules.values(), torch.cat([u, sin, cos], 1))
+        g = g[:,:d] + (g[:,d:d+self.fourier]*cos-g[:,d+self.fourier:]*sin)@self.waves.T
+        if self.base: energy, g = energy+u.square().sum(1)/(2*self.base**2), g+u/self.base**2
+        return energy, g/self.spread
 
 # %% ../../nbs/ebm/30_energies.ipynb #e8bbcafd
 def energy_grad(
@@ -118,14 +148,19 @@ def temper(
     T, # Temperature; a number or one for each row (N,)
 ):     # Energy of the density p^(1/T)
     "`E` at temperature `T`"
-    return _with_signature(lambda x, **named: E(x, **named)/T, [E])
+    f = _with_signature(lambda x, **named: E(x, **named)/T, [E])
+    def energy_grad(x): e,g = E.energy_grad(x); return e/T, g/(T.reshape(-1, *[1]*(g.ndim-1)) if isinstance(T, Tensor) else T)
+    f.by_hand, f.energy_grad = getattr(E, 'by_hand', False), energy_grad
+    return f
 
 def product(
     *Es, # Energies
 ):       # Energy of the product of their densities
     "Sum of energies"
     own = [asks(E) for E in Es]
-    return _with_signature(lambda x, **named: sum(E(x, **{k: v for k,v in named.items() if k in o}) for E,o in zip(Es, own)), Es)
+    f = _with_signature(lambda x, **named: sum(E(x, **{k: v for k,v in named.items() if k in o}) for E,o in zip(Es, own)), Es)
+    f.by_hand, f.energy_grad = all(getattr(E, 'by_hand', False) for E in Es), lambda x: tuple(map(sum, zip(*(E.energy_grad(x) for E in Es))))
+    return f
 
 # %% ../../nbs/ebm/30_energies.ipynb #fca72c41
 def check_energy(

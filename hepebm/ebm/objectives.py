@@ -41,21 +41,26 @@ class MLE(nn.Module):
         kl=0.,     # Weight of the energy at the samples, whose gradient goes through the last `through` steps of the chains
         repel=0.,  # Weight of the entropy of the samples, by the distance to the nearest other one
         *, through=1, # Steps of a chain that gradients of `kl` and `repel` go through
+        accept=None,  # Acceptance that the `step` bound to `make` is steered to, update by update
+        gap=None,     # Nats by which samples may lie above the data before the chains move on and the model waits
+        waits=3,      # Times they do so, at most
         noise=0.,# Standard deviation of noise on the data, a number or a tensor that broadcasts with x
         seed=0,    # Of the chains
     ):
         super().__init__()
         self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.noise, self.random = make, n, pool, reg, kl, repel, min(through, n), noise, Random(seed, 'mle')
+        self.accept, self.gap, self.waits = accept, gap, waits
+        if accept: self.register_buffer('step', torch.tensor(float(make.keywords['step'])))
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
         x = batch['x']
         rows = batch if self.pool is None else self.pool.draw(len(x), x.device)
         E = given(model, rows)
-        traced = self.through if self.kl or self.repel else 0
-        kernel = self.make(E)
-        s = run(kernel, start(E, rows['x'], self.random.on(x.device), rows.get('mask')), self.n-traced)
-        for _ in range(traced): s = kernel(_traced(E, s))
+        s = _advance(self, E, start(E, rows['x'], self.random.on(x.device), rows.get('mask')))
+        for _ in range(self.waits if self.gap is not None else 0):
+            if s.energy.mean() < given(model, batch)(x).detach().mean()+self.gap: break
+            s = _advance(self, E, s)
         rows = {**rows, 'x': s.x}
         if self.pool is not None: self.pool.put(rows)
         return rows, s
@@ -63,7 +68,7 @@ class MLE(nn.Module):
     def forward(self,
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
-    )->dict:   # Terms `cd`, `reg`, `kl`, `repel`; mean energies, acceptance, size of the force and age of the chains to look at
+    )->dict:   # Terms `cd` `reg` `kl` `repel`; to look at: mean energies, acceptance, size of the force, age of the chains
         batch = _rows(batch)
         rows, s = self.sample(model, batch)
         x = batch['x']
@@ -75,6 +80,7 @@ class MLE(nn.Module):
         if self.reg: terms['reg'] = self.reg*(data.square().mean()+samples.square().mean())
         look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt())
         if 'age' in rows: look['_age'] = rows['age'].double().mean()
+        if self.accept: look['_step'] = self.step.clone()
         return terms | {k: v.detach() for k,v in look.items()}
 
 # %% ../../nbs/ebm/32_objectives.ipynb #bc882f06
@@ -82,6 +88,16 @@ def _traced(E, s):
     "The state with a gradient that remembers how it depends on the weights"
     with torch.enable_grad(): grad = energy_grad(E, s.x, create_graph=True)[1]
     return s._replace(grad=grad if s.mask is None else grad*_wide(s.mask, grad))
+
+def _advance(o, E, s):
+    "`o.n` steps, the last of them traced if gradients go through; and the step steered"
+    kernel, rate = o.make(E) if not o.accept else o.make(E, step=o.step.to(s.x)), 0.
+    traced = o.through if o.kl or o.repel else 0
+    for i in range(o.n):
+        s = kernel(_traced(E, s) if i>=o.n-traced else s)
+        rate = rate + s.accept.mean().detach()/o.n
+    if o.accept and o.training: o.step.mul_((.3*(rate-o.accept)).exp())
+    return s
 
 def _frozen(model, rows):
     "The energy, a function of x alone"

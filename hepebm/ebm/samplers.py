@@ -491,7 +491,7 @@ def parallel_tempering(
         x,energy,grad = (v.unflatten(0, (K,n)) for v in (inner.x, inner.energy*rows, inner.grad*_wide(rows, grad)))
         x,energy,grad,old = _swap(x, energy, grad, 1/T.to(energy), s, old)
         return s._replace(x=x[0], energy=energy[0], grad=grad[0], accept=inner.accept[:n], t=s.t+1, memo=old._replace(x=x[1:], energy=energy[1:], grad=grad[1:], inner=inner.memo, accept=inner.accept.unflatten(0, (K,n))))
-    kernel.warm = warm
+    kernel.warm = max(warm, 100)
     return kernel
 
 # %% ../../nbs/ebm/31_samplers.ipynb #4c82a81f
