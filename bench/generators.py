@@ -31,7 +31,30 @@ def physics(n):
             cells += [f'{a.jet_n.double().mean():.1f}', f'{a.jet_mass.median():.1f}', '{:.1f} ± {:.1f}'.format(*mode(a.jet_sdmass.double().numpy()))]
         print(f'| {p} | '+' | '.join(cells)+' |', flush=True)
 
-if __name__=='__main__' and sys.argv[1:2]==['physics']: physics(int((sys.argv[2:] or [3000])[0]))
+def chunk(process, c, detector, seed=5, pt=(500.,1000.), R=.8):
+    "Soft-drop masses of one chunk, of true particles or of detected ones"
+    a,b = g._seeds(seed, process, c)
+    raw = g.collide(g._settings(process, pt, c%2), g.EVENTS, a)
+    p = g.visible(raw)
+    if detector: p = g.detect(p, np.random.default_rng(int(b)))
+    order = np.argsort(p.event, kind='stable')
+    p4 = g._p4(p)[order]
+    event,size,idx = g._jets_of(p4, np.bincount(p.event, minlength=raw.n), R, 'antikt', pt[0])
+    jet = np.add.reduceat(p4[idx], np.cumsum(size)-size)
+    ptj = np.hypot(jet[:,1], jet[:,2])
+    eta,phi = np.arcsinh(jet[:,3]/ptj), np.arctan2(jet[:,2], jet[:,1])
+    _,target,prongs = g._processes[process]
+    ok = (ptj<=pt[1]) & (np.abs(eta)<2) & g._matched(event, eta, phi, g.partons(raw, target), prongs, R)
+    return g.substructure(p4[idx[np.repeat(ok, size)]], size[ok], R)[0]
+
+def particles(chunks=25):
+    for p in ('Tbqq', 'Wqq'):
+        for detector in (False, True):
+            m = np.concatenate([chunk(p, c, detector) for c in range(chunks)])
+            print(f'{p}, {"detected" if detector else "true particles"}, {len(m)} jets: '+'{:.1f} ± {:.1f}'.format(*mode(m)), flush=True)
+
+if __name__=='__main__' and sys.argv[1:2]==['particles']: particles()
+elif __name__=='__main__' and sys.argv[1:2]==['physics']: physics(int((sys.argv[2:] or [3000])[0]))
 elif __name__=='__main__':
     N = int(sys.argv[1]) if len(sys.argv)>1 else 200
     print('versions', g.versions())

@@ -125,3 +125,14 @@ def test_reflect():
     torch.testing.assert_close(f(x)[inside], x[inside])
     torch.testing.assert_close(f(x), f(x+6))
     assert (f(x)>=-2-1e-12).all() and (f(x)<=1+1e-12).all()
+
+def test_annealing_is_unbiased():
+    "The mean of exp(log Z) over 40 runs is Z, and the stated error is their scatter"
+    import math
+    from hepebm.ebm.diagnostics import ais_log_z
+    A = torch.tensor([[2.,.7],[.7,1.]])
+    base = NormalNoise(3*torch.randn(20_000, 2, generator=generator(0)))
+    runs = [ais_log_z(Quadratic(A), base, 400, 10, seed=s) for s in range(40)]
+    z = torch.tensor([r.value for r in runs]) - math.log(2*math.pi) + A.logdet()/2
+    assert abs(z.exp().mean()-1) < 4*z.exp().std()/40**.5
+    assert .6 < z.std()/(sum(r.error for r in runs)/40) < 1.5

@@ -245,3 +245,17 @@ def test_fit_at_a_limit():
     from hepebm.data.samples import sample
     with pytest.warns(UserWarning, match='sigma of the mass fit ended at a limit'): f = MassFit().fit(sample('muons').mass.numpy())
     assert 'sigma 0.02 at its limit' in repr(f)
+
+def test_archives_stay_inside(tmp_path):
+    "What older Pythons have no filter for: a member that leads out of the folder, and a link"
+    import io, tarfile
+    from hepebm.data.public import _safe
+    def archive(name, **kw):
+        with tarfile.open(tmp_path/'a.tar', 'w') as t:
+            i = tarfile.TarInfo(name)
+            for k,v in kw.items(): setattr(i, k, v)
+            t.addfile(i, io.BytesIO())
+        return tarfile.open(tmp_path/'a.tar')
+    assert len(_safe(archive('val/a.root'), tmp_path))==1
+    for bad in (archive('../a.root'), archive('a', type=tarfile.SYMTYPE, linkname='/etc/passwd')):
+        with pytest.raises(tarfile.TarError, match='out of the archive'): _safe(bad, tmp_path)

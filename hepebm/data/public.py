@@ -179,7 +179,7 @@ def _safe(tar, folder):
 def _unpack(tar, folder):
     with tempfile.TemporaryDirectory(dir=tar.parent) as tmp:
         try:
-            with tarfile.open(tar) as t: t.extractall(f'{tmp}/all', _safe(t, f'{tmp}/all'), **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {}))
+            with tarfile.open(tar) as t: t.extractall(f'{tmp}/all', **(dict(filter='data') if hasattr(tarfile, 'data_filter') else dict(members=_safe(t, f'{tmp}/all'))))
         except tarfile.TarError as e: raise DataError(f'{tar} cannot be unpacked ({e}): remove it and call again') from e
         os.replace(f'{tmp}/all', folder)
     for p in (tar, Path(f'{tar}.checked')): p.unlink()

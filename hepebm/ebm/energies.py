@@ -30,7 +30,7 @@ class Quadratic(nn.Module):
         return .5*((x@self.precision if self.precision.ndim else self.precision*x)*x).sum(-1)
 
 # %% ../../nbs/ebm/30_energies.ipynb #6a12eaac
-_linear, _silu, _silu_backward = torch._C._nn.linear, torch._C._nn.silu, torch.ops.aten.silu_backward.default
+_linear, _silu, _silu_backward = nn.functional.linear, torch.ops.aten.silu.default, torch.ops.aten.silu_backward.default
 
 def _mlp_grad(layers, h):
     "Energies of a SiLU perceptron without output bias, and their gradient in its input, without a tape"

@@ -334,6 +334,7 @@ def jet_ebm(
     steps=10,        # Of each chain in an update
     step=.01,        # Of Langevin at the start; it follows the acceptance
     epsilon=None,    # Noise of a step (.005 is published): plain Langevin of fixed `step`, cold; `None`: exact, with a Metropolis step
+    kl=False, hmc=False, repel=False, # Terms and kernel of the literature that make no sense for these chains: refused
     pool=512,        # Chains
     width=None,      # Of the network; `None`: 32 (attention) or 64
     depth=None,      # Blocks of attention; `None`: 1 or 0
@@ -351,7 +352,7 @@ def jet_ebm(
 )->JetEnergy:
     "Train an energy of jets on background jets"
     if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
-    if other := [k for k in ('kl','hmc','repel') if trainer.pop(k, False)]: raise ValueError(f'{", ".join(other)}: not an option here, where chains are Langevin and samples carry no gradient')
+    if other := [k for k,v in dict(kl=kl, hmc=hmc, repel=repel).items() if v]: raise ValueError(f'{", ".join(other)}: not an option here, where chains are Langevin and samples carry no gradient')
     if particles<2: raise ValueError(f'particles={particles}: a jet needs two or more')
     size, pool = min(size, len(train)), max(pool, size)
     lr, reg = (own if v is None else v for own,v in zip(RATES[net], (lr, reg)))
@@ -365,7 +366,7 @@ def jet_ebm(
     say = lambda what: None if bar is None else f'{bar}: {what}'
     kw = dict(size=size, seed=seed, resume=resume, gradient_clip_val=1., **trainer)
     if warm: fit(Task(E, NCE(E.base, seed=seed), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
-    objective = JetMLE(steps, Pool(lambda n, g: _noise(E, n, g), pool, 0., seed), reg, cold=epsilon and (step, epsilon), seed=seed)
+    objective = JetMLE(steps, Pool(lambda n, g: _noise(E, n, g), pool, 0., seed), reg, cold=None if epsilon is None else (step, epsilon), seed=seed)
     fit(Task(E, objective, adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=(.5,.99))), rows, **_epochs(updates, len(rows), size), ema=ema, out=out, bar=say('likelihood'), **kw)
     _keep_pool(E, objective.pool, last, seed)
     if out and not _rank(): save_model(f'{out}/model', E)
