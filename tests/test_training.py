@@ -3,7 +3,7 @@ import signal
 import pytest, torch
 from torch import nn
 from hepebm.core.arrays import Arrays
-from hepebm.core.training import Task, adam, fit, history, load_model, read_log, save_model
+from hepebm.core.training import Guard, Task, adam, fit, history, load_model, read_log, save_model
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch): monkeypatch.setenv('IN_TEST', '1')
@@ -93,3 +93,26 @@ def test_state_must_be_plain(tmp_path):
         def get_extra_state(self): return dict(pool=np.zeros(3))
         def set_extra_state(self, s): pass
     with pytest.raises(TypeError, match='pool is a ndarray'): fit(Task(net(), Odd(0, None)), data(), epochs=1, out=tmp_path)
+
+@pytest.mark.parametrize('cut', [2, 4])
+def test_guard_resumes(cut, tmp_path):
+    "A training that goes back and is stopped before or after goes on to the same weights"
+    class Accident(nn.Module):
+        "Least squares, and once, at the 25th update, weights that are far off"
+        def __init__(self, fired): super().__init__(); self.n, self.fired = 0, fired
+        def get_extra_state(self): return self.n
+        def set_extra_state(self, n): self.n = n
+        def forward(self, model, batch):
+            self.n += 1
+            if self.n==25 and not self.fired: self.fired.append(model[0].weight.data.fill_(1e30))
+            return mse(model, batch)
+    def train(out, *epochs):
+        fired = []
+        for n in epochs:
+            model, guard = net(), Guard(every=4)
+            log = fit(Task(model, Accident(fired), adam(.01)), data(100), epochs=n, size=10, out=out, guard=guard)
+        return model, guard.times, log
+    with pytest.warns(UserWarning, match='update 24: the loss is not finite; back to an earlier state'): whole,times,log = train(tmp_path/'a', 6)
+    with pytest.warns(UserWarning, match='update 24'): parts,again,_ = train(tmp_path/'b', cut, 6)
+    assert same(whole, parts) and times==again==1 and log['_back'][-1]==1
+    with pytest.raises(ValueError, match='guard'): fit(Task(net(), Accident([]), adam(.01)), data(100), epochs=7, size=10, out=tmp_path/'a')

@@ -7,10 +7,10 @@ Docs: https://hepebm.github.io/hepebm/core/training.html.md"""
 # %% auto #0
 __all__ = ['adam', 'cosine', 'cyclic', 'Task', 'rng_state', 'set_rng_state', 'seed_all', 'stateful', 'get_state', 'set_state',
            'Means', 'Log', 'read_log', 'history', 'register', 'record', 'save_model', 'load_model', 'Run',
-           'save_checkpoint', 'load_checkpoint', 'Watch', 'fit']
+           'save_checkpoint', 'load_checkpoint', 'Watch', 'fit', 'updates', 'Guard']
 
 # %% ../../nbs/core/02_training.ipynb #1bedbe46
-import csv, functools, importlib, inspect, io, json, logging, math, os, random, shutil, signal, tempfile, threading, time, types, warnings, zlib
+import csv, functools, importlib, inspect, io, itertools, json, logging, math, os, random, shutil, signal, tempfile, threading, time, types, warnings, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import islice
@@ -39,7 +39,7 @@ def adam(
 
 def _set_rate(opt, lr, schedule, decay):
     for g in opt.param_groups:
-        g['lr'] = lr * decay**g['epoch'] * (schedule(g['steps']) if schedule else 1.)
+        g['lr'] = lr * decay**g['epoch'] * (schedule(g['steps']) if schedule else 1.) * g.get('brake', 1.)
         g['steps'] += 1
 
 # %% ../../nbs/core/02_training.ipynb #cf57e696
@@ -66,20 +66,22 @@ def cyclic(
 class Task:
     "What `fit` trains: a model, an objective, an optimiser"
     model: nn.Module           # Any module; `fit` trains its parameters that require a gradient
-    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss; a module's own parameters are trained too
+    objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss (but for those to look at, `_name`); a module's own parameters are trained too
     opt: Callable = adam(1e-3) # Parameters -> torch optimiser
 
     def parameters(self):
         "All that is trained, those of an objective that is a module included"
         return list(dict.fromkeys(p for m in (self.model, self.objective) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad))
     def terms(self, batch):
-        "The objective's terms on `batch`, checked, and their sum"
+        "The objective's terms on `batch`, checked, and the loss"
         terms = self.objective(self.model, batch)
         if not isinstance(terms, dict) or not terms: raise TypeError(f'an objective returns a dict of named scalar terms, got {type(terms).__name__}')
         for k,v in terms.items():
             if not isinstance(v, Tensor) or v.ndim: raise TypeError(f'term {k!r} of an objective must be a scalar tensor, got {getattr(v, "shape", v)}')
         if taken := {'step','epoch'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has a column of that name')
-        return terms, sum(terms.values())
+        summed = [v for k,v in terms.items() if not k.startswith('_')]
+        if not summed: raise ValueError(f'no term to train on: {", ".join(terms)} are all to look at')
+        return terms, sum(summed)
 
 # %% ../../nbs/core/02_training.ipynb #59ca3839
 def rng_state():
@@ -352,10 +354,10 @@ def _load(model, state):
 # %% ../../nbs/core/02_training.ipynb #1ed788e2
 class Run:
     "Where a training stands: `model objective step epoch batch terms` are for reading"
-    def __init__(self, task, train, valid=None, size=256, seed=0, out=None, best=None, ema=None, limit=None, timed=False):
+    def __init__(self, task, train, valid=None, size=256, seed=0, out=None, best=None, ema=None, limit=None, timed=False, guard=None):
         self.task, self.model, self.objective = task, task.model, task.objective
         self.train, self.valid, self.size, self.seed, self.limit = _source(train), _source(valid), size, seed, limit
-        self.out, self.best, self.ema, self.timed = out and Path(out), best, ema, timed
+        self.out, self.best, self.ema, self.timed, self.guard = out and Path(out), best, ema, timed, guard
         if best and not (out and valid is not None): raise ValueError('best= needs valid data, and a folder out= to keep the model in')
         if best: _encode(task.model, 'model')  # says now, not after an epoch, that it cannot be kept
         self.step = self.epoch = self.batch = self.rank = 0
@@ -371,7 +373,7 @@ class Run:
 
     def loss(self, batch, weight):
         "The loss of one batch, its terms kept for the log"
-        terms,loss = self.task.terms(batch)
+        terms,loss = self.task.terms(batch) if self.guard is None else self.guard(self.task, self.opt, batch)
         if not self.means.sums: Arrays(**{k: torch.zeros(1) for k in terms})  # a name that a log cannot hold ends here
         if not loss.requires_grad: raise ValueError(f'no term of {sorted(terms)} depends on a parameter that is trained')
         if loss.device.type=='cpu' and not loss.isfinite(): raise _not_finite(self.step, {k: v.item() for k,v in terms.items()})
@@ -415,7 +417,7 @@ def _not_finite(step, terms): return FloatingPointError(f'the loss is not finite
 # %% ../../nbs/core/02_training.ipynb #eac5e33e
 def _stateful(run):
     "What has a state, but the model's weights"
-    found = {**stateful(run.objective, 'objective'), **stateful(run.model, 'model')}
+    found = {**stateful(run.objective, 'objective'), **stateful(run.model, 'model'), **stateful(run.guard, 'guard')}
     return {k: v for k,v in found.items() if v is not run.model}
 
 def _own(run): return dict(rng=rng_state(), objective={k: get_state(v) for k,v in _stateful(run).items()})
@@ -664,6 +666,7 @@ def fit(
     *,
     best=None,   # Keep the model with the lowest of this, as 'valid_loss', in `out/best`
     ema=None,    # Decay of a moving average of the weights, as .999; it is validated, and is the result
+    guard=None,  # A `Guard`: goes back where the training runs away
     checkpoint_every=None, # Steps between checkpoints within an epoch; `None`: every 20 seconds
     bar='training',        # Text at the progress bar; `None` for no bar
     **trainer,   # Of Lightning's `Trainer`; `log_every_n_steps` (50) and `limit_train_batches` (batches an epoch) are heeded here
@@ -675,7 +678,7 @@ def fit(
     home = task.parameters()[0].device
     callbacks, every = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50)
     watches, callbacks = [c for c in callbacks if isinstance(c, Watch)], [c for c in callbacks if not isinstance(c, Watch)]
-    run = Run(task, train, valid, size, seed, out, best, ema, limit, timed='max_time' in trainer)
+    run = Run(task, train, valid, size, seed, out, best, ema, limit, timed='max_time' in trainer, guard=guard)
     with _quiet():
         t = Trainer(**{**_trainer, 'max_epochs': epochs, 'log_every_n_steps': every, **trainer}, callbacks=callbacks)
         run.settings = _settings(run, t)
@@ -704,7 +707,7 @@ def _settings(run, trainer):
     n = sum(p.numel() for p in t.model.parameters())
     return dict(model=f'{_describe(t.model)} of {n} parameters', objective=_describe(t.objective), opt=_describe(t.opt), size=run.size, seed=run.seed,
         train=_fingerprint(run.train), valid=run.valid is not None, ema=run.ema, limit_train_batches=run.limit,
-        processes=trainer.world_size, **{k: str(getattr(trainer, k)) for k in ('precision','accumulate_grad_batches','gradient_clip_val')})
+        guard=run.guard and _describe(run.guard), processes=trainer.world_size, **{k: str(getattr(trainer, k)) for k in ('precision','accumulate_grad_batches','gradient_clip_val')})
 
 def _fingerprint(data):
     "Rows and a checksum of a thousand of them"
@@ -735,3 +738,60 @@ def _check_frozen(task):
     for name,m in stateful(task.objective, 'objective').items():
         if isinstance(m, nn.Module) and any(p.requires_grad and p not in trained for p in m.parameters()):
             raise ValueError(f'{name} ({type(m).__name__}) has parameters that nothing trains: make the objective an nn.Module that holds it, or freeze it with requires_grad_(False)')
+
+# %% ../../nbs/core/02_training.ipynb #26313b7f
+def updates(
+    task:Task,  # What to train; its model is trained in place
+    train,      # As for `fit`
+    size=256,   # Rows a batch
+    seed=0,     # Of the shuffles
+    guard=None, # A `Guard`
+):              # Terms after each update, without end
+    "The bare loop, one update at a time"
+    train, opt = _source(train), task.opt(task.parameters())
+    for epoch in itertools.count():
+        for g in opt.param_groups: g['epoch'] = epoch
+        for batch in train.batches(size, shuffle=True, seed=seed+epoch):
+            terms,loss = task.terms(batch) if guard is None else guard(task, opt, batch)
+            opt.zero_grad(); loss.backward(); opt.step()
+            yield terms
+
+# %% ../../nbs/core/02_training.ipynb #6225c486
+@dataclass
+class Guard:
+    "Goes back to a good state where a training runs away, and on at a lower rate"
+    limit:float = 100. # Nats by which the mean energies of data and of samples (terms `_data` and `_samples`) may differ
+    every:int = 50     # Updates between two states that are kept; the last two are
+    slower:float = .5  # Factor on the learning rate each time
+    most:int = 8       # Times; then the training ends
+    def __post_init__(self): self.kept, self.seen, self.times = [], 0, 0
+
+    def why(self, terms, loss):
+        "What is wrong, or nothing"
+        gap = (terms['_data']-terms['_samples']).abs() if {'_data','_samples'} <= terms.keys() else loss.new_zeros(())
+        bad = torch.stack([~loss.isfinite(), ~(gap < self.limit)]).int()
+        if _world()>1: torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+        return ('the loss is not finite' if bad[0] else f'the energies of data and samples are {gap:.3g} nats apart') if bad.any() else ''
+    def __call__(self, task, opt, batch):
+        "Terms and loss of a batch, from a state that is good"
+        terms,loss = task.terms(batch)
+        while why := self.why(terms, loss):
+            if not self.kept or self.times>=self.most: raise FloatingPointError(f'{why} at update {self.seen}, after going back {self.times} times: try a lower learning rate, more or smaller steps of the chains, or a penalty on the energies')
+            self.back(task, opt, why)
+            terms,loss = task.terms(batch)
+        if self.seen%self.every==0: self.keep(task, opt)
+        self.seen += 1
+        return {**terms, '_back': torch.full_like(loss.detach(), self.times)}, loss
+    def keep(self, task, opt):
+        now = {k: get_state(v) for k,v in stateful((task.model, task.objective)).items()}
+        self.kept = self.kept[-1:] + [_tree(lambda t: t.detach().clone(), dict(parts=now, opt=opt.state_dict()))]
+    def back(self, task, opt, why):
+        self.times += 1
+        warnings.warn(f'update {self.seen}: {why}; back to an earlier state, learning rate times {self.slower**self.times:g}', stacklevel=4)
+        old, self.kept = _tree(lambda t: t.clone(), self.kept[0]), self.kept[:1]
+        for k,v in stateful((task.model, task.objective)).items(): set_state(v, old['parts'][k])
+        opt.load_state_dict(old['opt'])
+        brake = self.slower**self.times
+        for g in opt.param_groups: g.update(lr=g['lr']*brake/g.get('brake', 1.), brake=brake)
+    def get_extra_state(self): return dict(kept=self.kept, seen=self.seen, times=self.times)
+    def set_extra_state(self, state): self.kept, self.seen, self.times = state['kept'], state['seen'], state['times']
