@@ -1,9 +1,10 @@
 "Energies, samplers and objectives beyond what their notebooks show: resuming, exhaustive kernels, ranks"
+import copy
 from functools import partial
 import pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.core.training import Task, adam, fit, load_model, save_model
-from hepebm.ebm.energies import MLPEnergy, Quadratic, given
+from hepebm.ebm.energies import MLPEnergy, Quadratic, asks, closed_form, forces, given
 from hepebm.ebm.objectives import MLE, NCE, NormalNoise, denoising_sm, energy_discrepancy, hutchinson_sm
 from hepebm.ebm.samplers import Pool, check_kernel, generator, hmc, langevin, mala, nuts, parallel_tempering, reflect, run, start, tune
 from hepebm.nn.sets import DeepSet, SetTransformer
@@ -42,6 +43,25 @@ def test_file(net, tmp_path):
     a = jets(8)
     x = a.x if isinstance(net, (DeepSet, SetTransformer)) else torch.randn(8, 3 if isinstance(net, MLPEnergy) else 2)
     assert torch.equal(given(load_model(tmp_path/'m'), a)(x), given(net, a)(x))
+
+@pytest.mark.parametrize('net', [MLPEnergy(2, 8, act='GELU'), MLPEnergy(2, 8, fourier=3, base=2.), Quadratic([[2.,.5],[.5,1.]]), DeepSet(2, 8, context=1, pool='mean', act='Tanh'), SetTransformer(2, 8, context=1)], ids=lambda o: type(o).__name__)
+def test_closed_forms_follow_their_networks(net):
+    "Looked at once, then followed through weights that are changed, replaced and made double; a hook is seen by who looks anew"
+    a, net = jets(8), copy.deepcopy(net)
+    x, E = a.x if 'mask' in asks(net) else a.x[:,0], given(net, a)
+    force, other = forces(E), copy.deepcopy(net)
+    for p in other.parameters(): p.data.mul_(1.3)
+    def same(f, g): return all(torch.allclose(u, v, rtol=1e-5, atol=1e-6) for u,v in zip(f(x), g(x)))
+    old, tape = force(x), forces(lambda x: E(x))
+    assert closed_form(E) and same(force, tape)
+    net.load_state_dict(other.state_dict(), assign=True)
+    assert same(force, tape) and not same(force, lambda x: old)
+    net.double()
+    if x is a.x: E.keywords['context'] = a.context.double()
+    x = x.double()
+    assert same(forces(E), tape) and force(x)[1].dtype==torch.float64
+    net.register_forward_hook(lambda m, i, o: 2*o)
+    assert closed_form(E) is None and same(forces(E), tape)
 
 exact = {'mala': partial(mala, step=.2), 'mala mass': partial(mala, step=.2, mass=torch.tensor(2.)), 'hmc': partial(hmc, step=.35, leaps=7), 'hmc jitter': partial(hmc, step=.5, leaps=4, jitter=.3)}
 
