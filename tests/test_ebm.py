@@ -89,6 +89,14 @@ def test_langevin_bias_is_linear():
         assert abs(s.x.var().item()-1/(1-step/2)) < 4*s.x.var().item()*(2/400_000)**.5
     assert 1.8 < off[1]/off[0] < 2.4
 
+def test_dense_mass_survives_rounding():
+    "Chains on a line a million times as long as it is wide: their covariance in single precision has no root"
+    E = lambda x: (x[:,0]-x[:,1]).square()*1e6 + x.sum(1).square()*1e-8
+    x = 3e3*torch.randn(64, 1, generator=generator(0)).expand(64, 2)
+    with pytest.raises(RuntimeError): torch.linalg.cholesky(torch.cov(x.T))
+    s = run(tune(mala, 40, mass='dense')(E), start(E, x, 0), 60)
+    assert s.x.isfinite().all() and (s.x!=x).any() and s.memo.root.value.isfinite().all()
+
 def test_leapfrog_error_is_quadratic():
     "Half the step at the same length of the trajectory, a quarter of the error in the energy"
     from hepebm.ebm.samplers import leapfrog

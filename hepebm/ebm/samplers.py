@@ -332,6 +332,11 @@ def _gather(m, s, kind):
     square = d.T@d if kind=='dense' else (d*d).sum(0)
     return m._replace(sums=(m.sums[0]+d.sum(0), m.sums[1]+square), count=m.count+1)
 
+def _cholesky(var):
+    "Root of a covariance, or of its diagonal if rounding has spoilt it; without a wait for the answer"
+    root, bad = torch.linalg.cholesky_ex(var)
+    return torch.where(bad==0, root, var.diagonal().clamp(min=1e-12).sqrt().diag())
+
 def _taken(m, s, kind):
     "A new window; the mass from the old one, drawn to one where chains are few"
     root = m.root
@@ -340,7 +345,7 @@ def _taken(m, s, kind):
         if s.mask is not None: a,b,n = a.sum(0), b.sum(0), (m.count*s.mask.sum()).clamp(min=1)
         var = b/n - (a[:,None]*a/n**2 if kind=='dense' else (a/n)**2)
         var = n/(n+5)*var + 5e-3/(n+5)*(torch.eye(len(var)).to(var) if kind=='dense' else 1)
-        root = Root(torch.linalg.cholesky(var) if kind=='dense' else var.clamp(min=1e-12).sqrt())
+        root = Root(_cholesky(var) if kind=='dense' else var.clamp(min=1e-12).sqrt())
     zero = torch.zeros_like(s.x[0])
     shift = s.x.mean(0) if s.mask is None else zero
     fresh = m.average if not m.count else torch.zeros_like(m.average)-.5

@@ -291,7 +291,8 @@ def one_number(
     inner, p = _pairs(layers), last._parameters
     def form(x):
         (h,back), w, b = inner(x), p['weight'].squeeze(0), p['bias']
-        return torch.mv(h, w) if b is None else torch.mv(h, w)+b, back(w.expand(h.shape[0], -1))
+        g = w.expand(h.shape[0], -1)
+        return torch.mv(h, w) if b is None else torch.mv(h, w)+b, back(g) if layers else g.clone()
     return form
 
 # %% ../../nbs/nn/20_sets.ipynb #735fe351
