@@ -92,6 +92,7 @@ def samplers(E, n, burn):
     yield 'ebmkit tempering', theirs(lambda h: peer.ParallelTempering(peer.MALA(step_size=h), temperatures=HOT)), GRID['mala']
     yield 'hepebm tempering', ours(lambda h: parallel_tempering(partial(mala, step=h), E, HOT)), GRID['mala']
     yield 'torchebm Langevin', torche(LangevinDynamics), GRID['mala']
+    yield 'hepebm Langevin', ours(lambda h: langevin(E, h)), GRID['mala']
     yield 'torchebm HMC', torche(HamiltonianMonteCarlo, n_leapfrog_steps=10), GRID['hmc']
     yield 'ebmkit HMC', theirs(lambda h: peer.HMC(step_size=h, leapfrog_steps=10)), GRID['hmc']
     yield 'hepebm HMC', ours(lambda h: hmc(E, h, 10)), GRID['hmc']
