@@ -395,27 +395,29 @@ def step_of(
 def _turned(a, b, total):
     "Do the momenta at the two ends of a path of that total momentum no longer both point along it?"
     mid = total-(a+b)/2
-    return (_dot(a, mid)<=0) | (_dot(b, mid)<=0)
+    return torch.minimum(_dot(a, mid), _dot(b, mid)) <= 0
 
 def _subtree(at, s, end, step, leaves, h0, root, live):
     "`leaves` steps from `end` in one direction; (end, proposal, log weight, total momentum, sums of acceptance and leaves, has it turned or diverged?)"
     x,v,g = end
-    keep, weight, total, accept, count = None, torch.full_like(h0, -torch.inf), torch.zeros_like(v), torch.zeros_like(h0), torch.zeros_like(h0)
-    bad, points = torch.zeros_like(h0, dtype=torch.bool), {}
+    weight, total, bad = torch.full_like(h0, -torch.inf), torch.zeros_like(v), torch.zeros_like(h0, dtype=torch.bool)
+    luck, points, seen = torch.rand(leaves, len(x), generator=s.generator, device=x.device, dtype=x.dtype).log(), {}, []
     for i in range(leaves):
         x,v,energy,g = _leap(at, x, v, g, step, 1, s.mask, root)
         new = (h0-energy-_dot(v, v)/2).nan_to_num(-torch.inf)
-        weight = torch.logaddexp(weight, new)
-        take = torch.rand(len(x), generator=s.generator, device=x.device, dtype=x.dtype).log() < new-weight
-        keep = (x,energy,g) if keep is None else tuple(torch.where(_wide(take, a), a, b) for a,b in zip((x,energy,g), keep))
-        going = live & ~bad
-        accept, count, total = accept+torch.where(going, new.exp().clamp(max=1), 0), count+going, total+v
+        seen.append((new, bad))
+        weight, total = torch.logaddexp(weight, new), total+v
+        take = luck[i] < new-weight
+        wide = _wide(take, x)
+        keep = (torch.where(wide, x, keep[0]), torch.where(take, energy, keep[1]), torch.where(wide, g, keep[2])) if i else (x,energy,g)
         level = (i>>1).bit_count()
         if i%2==0: points[level] = v, total
         else:
             for l in range(level, level-(((i+1)&-(i+1)).bit_length()-1), -1): a,t = points[l]; bad = bad | _turned(a, v, total-t+a)
         bad = bad | (new < -1000)
-    return (x,v,g), keep, weight, total, accept, count, bad
+    going = live & ~torch.stack([b for _,b in seen])
+    accept = torch.where(going, torch.stack([n for n,_ in seen]).exp().clamp(max=1), 0).sum(0)
+    return (x,v,g), keep, weight, total, accept, going.sum(0), bad
 
 # %% ../../nbs/ebm/31_samplers.ipynb #14e28972
 def no_u_turn(
