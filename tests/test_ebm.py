@@ -5,8 +5,8 @@ import pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.core.training import Task, adam, fit, load_model, save_model
 from hepebm.ebm.energies import MLPEnergy, Quadratic, asks, closed_form, forces, given
-from hepebm.ebm.objectives import MLE, NCE, NormalNoise, denoising_sm, energy_discrepancy, hutchinson_sm
-from hepebm.ebm.samplers import Pool, check_kernel, generator, hmc, langevin, mala, nuts, parallel_tempering, reflect, run, start, tune
+from hepebm.ebm.objectives import check_objective, denoising_sm, energy_discrepancy, hutchinson_sm, Jarzynski, MLE, NCE, NormalNoise, recipes
+from hepebm.ebm.samplers import check_kernel, generator, hmc, jump, langevin, mala, nuts, parallel_tempering, Pool, reflect, run, start, tune
 from hepebm.nn.sets import DeepSet, SetTransformer
 
 def jets(n, slots=6, seed=0):
@@ -164,3 +164,37 @@ def test_annealing_is_unbiased():
     z = torch.tensor([r.value for r in runs]) - math.log(2*math.pi) + A.logdet()/2
     assert abs(z.exp().mean()-1) < 4*z.exp().std()/40**.5
     assert .6 < z.std()/(sum(r.error for r in runs)/40) < 1.5
+
+@pytest.mark.parametrize('name', ['exact','nce','discrepancy','persistent','jarzynski','cd','shortrun','denoising','sliced','hutchinson'])
+def test_recipes_resume(name, tmp_path):
+    "Every recipe is an objective, and goes on to the same weights after it was stopped"
+    from hepebm.data.toys import toys
+    x = toys['moons'].sample(500, 0)
+    def make(): return recipes(x, .2, [[-4,4],[-4,4]])[name]()
+    def net(): torch.manual_seed(0); return MLPEnergy(2, 8, fourier=4, base=1.5).fit(x)
+    check_objective(make(), net(), dict(x=x[:64]))
+    def train(out, *epochs):
+        for n in epochs: E = net(); fit(Task(E, make(), adam(1e-3)), Arrays(x=x[:192]), epochs=n, size=64, out=out)
+        return E.state_dict()
+    whole, parts = train(tmp_path/'a', 3), train(tmp_path/'b', 1, 3)
+    assert all(torch.equal(whole[k], v) for k,v in parts.items())
+
+def test_jump_with_masks():
+    "Offers leave padding alone, and the law of sets of different sizes too"
+    mask = torch.arange(4) < torch.tensor([1,2,4]).repeat(600)[:,None]
+    base = NormalNoise(1.5*torch.randn(1800, 4, 1, generator=generator(0)), mask)
+    E = given(lambda x, mask: (x.square().sum(-1)*mask).sum(1)/2, dict(mask=mask))
+    s = start(E, torch.randn(1800, 4, 1, generator=generator(1))*mask[...,None], 2, mask)
+    s = run(jump(partial(mala, step=.05), base)(E), s, 60)
+    assert (s.x[~mask]==0).all()
+    for n in 1,2,4:
+        v = s.x[mask.sum(1)==n][:,:n].square()
+        assert abs(v.mean()-1) < 5*2**.5/v.numel()**.5
+
+def test_walkers_are_drawn_by_weight():
+    "`Jarzynski.sample` gives plain samples of the model, whatever the weights"
+    o = Jarzynski(partial(mala, step=.1), 4000, base=NormalNoise(2*torch.randn(10_000, 1, generator=generator(0))), n=1, ess=.01)
+    E = Quadratic(1.)
+    for _ in range(20): o(E, dict(x=torch.randn(64, 1)))
+    x = o.sample(E, dict(x=torch.zeros(4000, 1)))[0]['x']
+    assert abs(x.var()-1)<.1 and abs(x.mean())<.08

@@ -10,7 +10,7 @@ __all__ = ['Quadratic', 'MLPEnergy', 'closed_form', 'forces', 'energy_grad', 'gr
 
 # %% ../../nbs/ebm/30_energies.ipynb #575ce1e1
 import copy, inspect
-from functools import partial
+from functools import lru_cache, partial
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -139,9 +139,16 @@ def asks(
     net, # A module or function
 )->dict: # Name -> is it required?
     "What `net` wants to know beside `x`, by its signature (and its list `inputs`, if it has one)"
-    ps = list(inspect.signature(net.forward if isinstance(net, nn.Module) else net).parameters.values())[1:]
+    if isinstance(net, nn.Module): names = _names(type(net).forward)[1:] if 'forward' not in vars(net) else _names.__wrapped__(net.forward)
+    else: names = _names.__wrapped__(net)
     own = getattr(net, 'inputs', None)
-    return {p.name: p.default is p.empty for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and (not isinstance(own, list) or p.name in own)}
+    return {k: required for k,required in names if not isinstance(own, list) or k in own}
+
+@lru_cache
+def _names(f):
+    "Parameters of `f` after its first, and whether they are required; kept, as looking takes longer than a small network"
+    P = inspect.Parameter
+    return [(p.name, p.default is p.empty) for p in list(inspect.signature(f).parameters.values())[1:] if p.kind in (P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY)]
 
 def given(
     net,   # Called as `net(x, **named)`
