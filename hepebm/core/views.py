@@ -313,9 +313,12 @@ def _figure(size):
     return Figure(figsize=(size[0]/100, size[1]/100), dpi=100, layout='constrained')
 
 def _png(view):
-    file = io.BytesIO()
-    view.figure().savefig(file, format='png')
-    return base64.b64encode(file.getvalue()).decode()
+    "A still in 255 colours, a third of the size"
+    from PIL import Image
+    full, small = io.BytesIO(), io.BytesIO()
+    view.figure().savefig(full, format='png')
+    Image.open(full).convert('RGB').quantize(255).save(small, format='png', optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 # %% ../../nbs/core/01_views.ipynb #cc3d2b9c
 def live(
