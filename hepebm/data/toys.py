@@ -12,18 +12,21 @@ import math
 from functools import lru_cache
 import numpy as np, torch
 from torch import Tensor
+from ..core.arrays import Arrays
 
 # %% ../../nbs/data/11_toys.ipynb #25a44766
 def _box(box): return tuple(tuple(map(float, o)) for o in (box if np.ndim(box)==2 else (box,box)))
 
 class Dice:
     "Random numbers of one generator"
-    def __init__(self, seed=None):
-        g = torch.Generator().manual_seed(seed) if isinstance(seed, (int, np.integer)) else seed
-        self.kw = dict(generator=g, device=g.device if g is not None else None)
+    def __init__(self, seed=None, device=None, dtype=None):
+        g = torch.Generator(device or 'cpu').manual_seed(seed) if isinstance(seed, (int, np.integer)) else seed
+        self.kw = dict(generator=g, device=g.device if g is not None else device, dtype=dtype)
     def normal(self, *shape): return torch.randn(*shape, **self.kw)
     def uniform(self, *shape): return torch.rand(*shape, **self.kw)
-    def pick(self, weights, n): "`n` indices with these weights"; return torch.multinomial(weights.float().to(self.kw['device'] or 'cpu'), n, True, generator=self.kw['generator'])
+    def pick(self, weights, n): "`n` indices with these weights"; return torch.multinomial(weights.float().to(self.device), n, True, generator=self.kw['generator'])
+    @property
+    def device(self): return self.kw['device'] or 'cpu'
 
 class Density:
     "A distribution in the plane"
@@ -33,15 +36,33 @@ class Density:
         box=(-4,4),    # Region of interest: (lo, hi) for both axes, or ((xlo,xhi), (ylo,yhi))
         exact=True,    # Is `log_p` the density of what `draw` draws?
         rows=2**13,    # Points evaluated at once
+        fine=.2,       # Finest length on which it changes
+        part=None,     # (N, 2) -> (N,) numbers of the parts it is made of, from 0
     ):
-        self.draw,self.log_p,self.exact,self.rows = draw,log_p,exact,rows
+        self.draw,self.log_p,self.exact,self.rows,self.fine,self.of = draw,log_p,exact,rows,fine,part
         self.box = _box(box)
     def sample(self,
-        n:int,     # How many
-        seed=None, # An int, a `torch.Generator`, or `None` for the global generator
-    )->Tensor:     # (n, 2), in torch's default dtype
+        n:int,       # How many
+        seed=None,   # An int, a `torch.Generator`, or `None` for the global generator
+        device=None, # `None`: that of the generator
+        dtype=None,  # `None`: torch's default
+    )->Tensor:       # (n, 2)
         "Draw points"
-        return self.draw(n, Dice(seed))
+        return self.draw(n, Dice(seed, device, dtype))
+    def part(self,
+        x:Tensor, # (..., 2)
+    )->Tensor:    # (...), int64
+        "Which of its parts (modes, arms, rings) a point belongs to"
+        flat = x.reshape(-1, 2)
+        return (torch.zeros_like(flat[:,0], dtype=torch.long) if self.of is None else torch.cat([self.of(v) for v in flat.split(self.rows)])).reshape(x.shape[:-1])
+    def batches(self,
+        size,         # Rows a batch
+        shuffle=True, # Every batch is new in any case
+        seed=None,    # As in `sample`
+    ):
+        "Batches without end: a training set that cannot be learnt by heart"
+        dice = Dice(seed)
+        while True: yield Arrays(x=self.draw(size, dice))
     def log_prob(self,
         x:Tensor, # (..., 2)
     )->Tensor:    # (...), of x's dtype and device
@@ -69,6 +90,7 @@ def mixture(
     width=0.,     # Of the box; with sd=0 its edges are hard and the density outside is 0
     weights=None, # (M,), `None` means equal
     box=(-4,4),   # Region of interest
+    group=None,   # (M,) number of the part that a centre belongs to; `None`: each is one
 )->Density:
     "Equal kernels at given centres"
     centres = torch.as_tensor(centres, dtype=torch.float64)
@@ -77,7 +99,9 @@ def mixture(
     def draw(n, dice):
         u = dice.normal(n,2)*sd + (dice.uniform(n,2)-.5)*width
         return centres.to(u)[dice.pick(w, n)] + u
-    return Density(draw, lambda x: _mix(x, centres, w, sd, width), box, rows=max(1, 2**20//len(centres)))
+    group = torch.arange(len(centres)) if group is None else torch.as_tensor(group)
+    def part(x): return group.to(x.device)[torch.cdist(x, centres.to(x)).argmin(1)]
+    return Density(draw, lambda x: _mix(x, centres, w, sd, width), box, rows=max(1, 2**20//len(centres)), fine=sd or width, part=part)
 
 # %% ../../nbs/data/11_toys.ipynb #c5f85739
 @lru_cache
@@ -98,12 +122,12 @@ def curve(
     s,w = _legendre(nodes)
     at = path(s)
     w = (w*power*s**(power-1))[:,None].expand(at.shape[:2])/at.shape[1]
-    noisy = mixture(at.reshape(-1,2), sd, width, w.reshape(-1), box)
+    noisy = mixture(at.reshape(-1,2), sd, width, w.reshape(-1), box, torch.arange(at.shape[1]).repeat(len(at)))
     def draw(n, dice):
         arcs = path(dice.uniform(n)**(1/power))
         k = (dice.uniform(n)*arcs.shape[1]).long().clamp(max=arcs.shape[1]-1)
         return arcs[torch.arange(n, device=k.device),k] + dice.normal(n,2)*sd + (dice.uniform(n,2)-.5)*width
-    return Density(draw, noisy.log_p, box, rows=noisy.rows)
+    return Density(draw, noisy.log_p, box, rows=noisy.rows, fine=sd, part=noisy.of)
 
 # %% ../../nbs/data/11_toys.ipynb #08ee689d
 def _xy(x, y): return torch.stack([x, y], -1)
@@ -132,26 +156,27 @@ def _radius(x):
 def _rings(radii, sd):
     radii = torch.tensor(radii)
     def draw(n, dice):
-        r,a = radii.to(dice.kw['device'] or 'cpu')[dice.pick(torch.ones(len(radii)), n)], 2*math.pi*dice.uniform(n)
+        a = 2*math.pi*dice.uniform(n)
+        r = radii.to(a)[dice.pick(torch.ones(len(radii)), n)]
         return _xy(r*a.cos(), r*a.sin()) + sd*dice.normal(n,2)
     def log_p(x):
         r,R = _radius(x)[:,None],radii.to(x)
         return torch.logsumexp(-((r-R)/sd)**2/2 + torch.special.i0e(r*R/sd**2).log(), 1) - math.log(2*math.pi*sd**2*len(radii))
-    return Density(draw, log_p)
+    return Density(draw, log_p, fine=sd, part=lambda x: (_radius(x)[:,None]-radii.to(x)).abs().argmin(1))
 
 def _banana(wide=1.2, thin=.4, bend=.6):
     def draw(n, dice):
         x,z = wide*dice.normal(n), thin*dice.normal(n)
         return _xy(x, z+bend*(x*x-wide**2))
     def log_p(x): return _gauss(x[:,0]/wide, (x[:,1]-bend*(x[:,0]**2-wide**2))/thin) - math.log(wide*thin)
-    return Density(draw, log_p, ((-5,5), (-4,12)))
+    return Density(draw, log_p, ((-5,5), (-4,12)), fine=thin)
 
 def _funnel(sd=1.5):
     def draw(n, dice):
         v = sd*dice.normal(n)
         return _xy(v, (v/2).exp()*dice.normal(n))
     def log_p(x): return _gauss(x[:,0]/sd, x[:,1]*(-x[:,0]/2).exp()) - math.log(sd) - x[:,0]/2
-    return Density(draw, log_p, ((-6,6), (-15,15)))
+    return Density(draw, log_p, ((-6,6), (-15,15)), fine=math.exp(-1.5*sd))  # its width three deviations down
 
 def _pinwheel(blades=5, sd=(.3,.1), rate=.25, scale=2):
     def twist(x, sign, k):
@@ -161,10 +186,11 @@ def _pinwheel(blades=5, sd=(.3,.1), rate=.25, scale=2):
     def draw(n, dice):
         z = _xy(1+sd[0]*dice.normal(n), sd[1]*dice.normal(n))
         return scale*twist(z, 1, (dice.uniform(n)*blades).floor())
-    def log_p(x):
+    def each(x):
         z = twist(x[:,None]/scale, -1, torch.arange(blades).to(x))
-        return torch.logsumexp(_gauss((z[...,0]-1)/sd[0], z[...,1]/sd[1]), 1) - math.log(blades*sd[0]*sd[1]*scale**2)
-    return Density(draw, log_p, (-5,5))
+        return _gauss((z[...,0]-1)/sd[0], z[...,1]/sd[1])
+    def log_p(x): return torch.logsumexp(each(x), 1) - math.log(blades*sd[0]*sd[1]*scale**2)
+    return Density(draw, log_p, (-5,5), fine=scale*sd[1], part=lambda x: each(x).argmax(1))
 
 # %% ../../nbs/data/11_toys.ipynb #343a9710
 class Toys(dict):
@@ -222,7 +248,7 @@ def from_image(
         inside = ((i>=0) & (i<torch.tensor([W,H]).to(x))).all(-1)
         i = torch.where(inside[:,None], i, 0).long()
         return torch.where(inside, lp.to(x)[i[:,1]*W+i[:,0]], -math.inf) + 0*x.sum(1)
-    return Density(draw, log_p, box)
+    return Density(draw, log_p, box, fine=float(pixel.min()))
 
 def from_points(
     points,    # (M, 2)
@@ -231,4 +257,4 @@ def from_points(
     "Gaussian kernel density of points"
     points = torch.as_tensor(points)
     lo,hi = points.amin(0)-4*bandwidth, points.amax(0)+4*bandwidth
-    return mixture(points, sd=bandwidth, box=torch.stack([lo,hi], 1).tolist())
+    return mixture(points, sd=bandwidth, box=torch.stack([lo,hi], 1).tolist(), group=torch.zeros(len(points), dtype=torch.long))

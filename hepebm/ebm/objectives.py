@@ -6,16 +6,17 @@ Docs: https://hepebm.github.io/hepebm/ebm/objectives.html.md"""
 
 # %% auto #0
 __all__ = ['MLE', 'exact_sm', 'hutchinson_sm', 'sliced_sm', 'denoising_sm', 'NormalNoise', 'NCE', 'energy_discrepancy',
-           'Jarzynski', 'GridMLE', 'check_objective']
+           'Jarzynski', 'GridMLE', 'check_objective', 'recipes']
 
 # %% ../../nbs/ebm/32_objectives.ipynb #27f9567c
 import copy, math
+from functools import partial
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 from ..core.training import record
 from .energies import asks, energy_grad, given
-from .samplers import Random, generator, run, start
+from .samplers import Pool, Random, generator, jump, mala, start
 
 # %% ../../nbs/ebm/32_objectives.ipynb #221d6e59
 def _rows(batch): return dict(x=batch) if isinstance(batch, Tensor) else dict(batch.items())
@@ -50,7 +51,7 @@ class MLE(nn.Module):
         super().__init__()
         self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.noise, self.random = make, n, pool, reg, kl, repel, min(through, n), noise, Random(seed, 'mle')
         self.accept, self.gap, self.waits = accept, gap, waits
-        if accept: self.register_buffer('step', torch.tensor(float(make.keywords['step'])))
+        _steer(self)
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
@@ -89,10 +90,16 @@ def _traced(E, s):
     with torch.enable_grad(): grad = energy_grad(E, s.x, create_graph=True)[1]
     return s._replace(grad=grad if s.mask is None else grad*_wide(s.mask, grad))
 
-def _advance(o, E, s):
+def _steer(o):
+    "Keep the step bound to `o.make` where it can be changed, if there is an acceptance to steer it to"
+    if o.accept: o.register_buffer('step', torch.tensor(float(o.make.keywords['step'])))
+
+def _kernel(o, E, x): return o.make(E) if not o.accept else o.make(E, step=o.step.to(x))
+
+def _advance(o, E, s, kernel=None):
     "`o.n` steps, the last of them traced if gradients go through; and the step steered"
-    kernel, rate = o.make(E) if not o.accept else o.make(E, step=o.step.to(s.x)), 0.
-    traced = o.through if o.kl or o.repel else 0
+    kernel, rate = kernel or _kernel(o, E, s.x), 0.
+    traced = o.through if getattr(o, 'kl', 0) or getattr(o, 'repel', 0) else 0
     for i in range(o.n):
         s = kernel(_traced(E, s) if i>=o.n-traced else s)
         rate = rate + s.accept.mean().detach()/o.n
@@ -287,10 +294,12 @@ class Jarzynski(nn.Module):
         *, n=1,    # Steps of a walker in each update
         base=None, # Density that walkers are drawn from, with `sample(n, seed)` and `log_prob(x)`; `None`: a Gaussian fitted to the first batch
         reg=0.,    # Weight of the mean squared energies
+        accept=None, # Acceptance that the `step` bound to `make` is steered to, update by update
         seed=0,    # Of the walkers
     ):
         super().__init__()
-        self.make, self.walkers, self.ess, self.n, self.base, self.reg, self.random = make, walkers, ess, n, base, reg, Random(seed, 'jarzynski')
+        self.make, self.walkers, self.ess, self.n, self.base, self.reg, self.accept, self.random = make, walkers, ess, n, base, reg, accept, Random(seed, 'jarzynski')
+        _steer(self)
         self.rows = None  # x, what else belongs to a walker, `log_w`, `energy` under the weights of the last update; and log_z
 
     def _begin(self, x):
@@ -314,15 +323,22 @@ class Jarzynski(nn.Module):
         rows = {k: v[pick] for k,v in rows.items() if isinstance(v, Tensor) and k not in ('log_w','energy','log_q')} | dict(log_w=log_w)
         return given(model, rows), s._replace(x=s.x[pick], energy=s.energy[pick], grad=s.grad[pick]), rows, log_z, few
 
+    def sample(self, model, batch):
+        "Walkers, as many as there are rows in the batch, drawn by their weights; and their state"
+        _, s, rows, _, _ = self._reweighted(model, batch['x'])
+        w, g = rows.pop('log_w').softmax(0), self.random.on(s.x.device)
+        i = torch.multinomial(w, len(batch['x']), True, generator=g)
+        return {k: v[i] for k,v in rows.items()}, s._replace(x=s.x[i], energy=s.energy[i], grad=s.grad[i])
+
     def forward(self,
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
     )->dict:   # Terms `nll` (its gradient is that of the likelihood) and `reg`; log Z, the likelihood and the walkers' state to look at
         batch = _rows(batch)
         E, s, rows, log_z, few = self._reweighted(model, batch['x'])
-        kernel = self.make(E)
+        kernel = _kernel(self, E, s.x)
         if not getattr(kernel, 'exact', True): raise ValueError('walkers need a kernel that keeps the law, as mala or hmc: unadjusted Langevin does not')
-        s = run(kernel, s._replace(of=E), self.n)
+        s = _advance(self, E, s._replace(of=E), kernel)
         rows['x'] = s.x
         w = rows['log_w'].softmax(0)
         if self.training: self.rows = rows | dict(energy=s.energy), log_z
@@ -401,3 +417,20 @@ def _check_state(mine, twin, objective, model, batch):
     other.load_state_dict(copy.deepcopy(twin.state_dict()))
     for o in mine, other: torch.manual_seed(1); o.last = o(model, batch)
     assert all(torch.equal(other.last[k], v) for k,v in mine.last.items()), 'saved and loaded, it does not go on where it stopped'
+
+# %% ../../nbs/ebm/32_objectives.ipynb #d93c573d
+def recipes(
+    x:Tensor, # Data (N, 2)
+    fine,     # Finest length that is to be seen
+    box=None, # ((x0, x1), (y0, y1)), for `exact`
+    seed=0,
+)->dict:      # name -> function that makes the objective
+    "Objectives with settings for densities in the plane"
+    spread, wide, prior = x.std(0).mean().item(), NormalNoise(x, widen=1.2), NormalNoise(x, widen=1.5)
+    fine = min(fine, spread/4)
+    make = jump(partial(mala, step=.6*fine**2), prior)
+    def chains(**kw): return MLE(make, 10, accept=.57, reg=1e-3, seed=seed, **kw)
+    def pool(fresh): return Pool(lambda n,g: prior.sample(n, g), 512, fresh, seed)
+    return dict(exact=lambda: GridMLE(box, 128, seed), nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
+        persistent=lambda: chains(pool=pool(0.)), jarzynski=lambda: Jarzynski(make, 1024, n=2, base=prior, accept=.57, seed=seed), cd=chains, shortrun=lambda: chains(pool=pool(1.)),
+        denoising=lambda: denoising_sm(fine, seed=seed), sliced=lambda: sliced_sm, hutchinson=lambda: hutchinson_sm)

@@ -7,7 +7,7 @@ Docs: https://hepebm.github.io/hepebm/ebm/samplers.html.md"""
 # %% auto #0
 __all__ = ['State', 'generator', 'start', 'langevin', 'chain', 'run', 'temperature_of', 'check_kernel', 'Root', 'mala',
            'leapfrog', 'hmc', 'Tuning', 'tune', 'step_of', 'no_u_turn', 'nuts', 'anneal', 'Ladder',
-           'parallel_tempering', 'swap_rates', 'reflect', 'project', 'Random', 'Pool']
+           'parallel_tempering', 'swap_rates', 'jump', 'reflect', 'project', 'Random', 'Pool']
 
 # %% ../../nbs/ebm/31_samplers.ipynb #4741c828
 import itertools, math, zlib
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from ..core.training import record
-from .energies import energy_grad, temper
+from .energies import asks, energy_grad, temper
 
 # %% ../../nbs/ebm/31_samplers.ipynb #04b9c9a8
 class State(NamedTuple):
@@ -513,6 +513,31 @@ def swap_rates(
 )->Tensor:   # (K-1,)
     "Mean acceptance of exchanges between neighbouring rungs, since the start"
     return s.memo.swaps/s.memo.tries
+
+# %% ../../nbs/ebm/31_samplers.ipynb #75117e02
+def jump(
+    make,    # Energy -> kernel, as `partial(mala, step=.1)`
+    base,    # Known density: `sample(n, seed)` and `log_prob(x)`; a mask is given to it if it asks for one
+    every=1, # Steps of the kernel to an offer
+):           # Energy -> kernel, as `make`; a `step` that is bound can be bound anew
+    "`make`, with offers of `base` in the place of each chain (independence sampler)"
+    masked = 'mask' in asks(base.log_prob)
+    def jumping(E, **kw):
+        kernel = make(E, **kw)
+        def offered(s):
+            s = kernel(s)
+            if s.t%every: return s
+            named = dict(mask=s.mask) if masked and s.mask is not None else {}
+            y = base.sample(len(s.x), s.generator, **named).to(s.x)
+            energy,grad = _evaluate(E, y, s.mask)
+            taken = _metropolis(s, y, energy, grad, s.energy-energy + base.log_prob(s.x, **named)-base.log_prob(y, **named))
+            return taken._replace(accept=s.accept, t=s.t)
+        offered.exact, offered.warm = getattr(kernel, 'exact', True), getattr(kernel, 'warm', 0)
+        return offered
+    inner = make.func if isinstance(make, partial) else make
+    jumping.target, jumping.power = getattr(inner, 'target', .8), getattr(inner, 'power', 1.)
+    bound = getattr(make, 'keywords', {})
+    return partial(jumping, step=bound['step']) if 'step' in bound else jumping
 
 # %% ../../nbs/ebm/31_samplers.ipynb #5ea957b7
 def reflect(
