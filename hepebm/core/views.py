@@ -130,7 +130,7 @@ def _still(s, ax):
         if m['kind']=='raster': _image(m, ax)
     ax.set(xlim=s['x'], ylim=s['y'], xlabel=s['xlabel'], ylabel=s['ylabel'], title=s['title'], yscale='log' if s['log'] else 'linear')
     if s['equal']: ax.set_aspect('equal')
-    if any(m.get('label') for m in s['marks']): ax.legend(frameon=False, fontsize=8)
+    if any(m.get('label') for m in s['marks']): ax.legend(frameon=False, fontsize=8, markerscale=2)
     return ax
 
 def _colormap():
@@ -228,9 +228,9 @@ def _deep(m, ground):
     if m['kind']=='surface':
         (x,y), k = _cells(m), -(-max(m['n'])//48)
         z = m['z'][::k,::k]
-        return [dict(type='surface', x=x[::k], y=y[::k], z=255.-z, surfacecolor=z, cmin=0, cmax=255, colorscale=_colorscale, showscale=False, hoverinfo='skip')]
+        return [dict(type='surface', x=x[::k], y=y[::k], z=255-z, cmin=0, cmax=255, colorscale=[[1-v, c] for v,c in _colorscale[::-1]], showscale=False, hoverinfo='skip')]
     x,y = m['xy'].T
-    return [dict(type='scatter3d', x=x, y=y, z=255*_height(ground, m['xy'])+6, mode='markers', marker=dict(color=m['color'], size=m.get('size', 2)), showlegend=False, hoverinfo='skip')]
+    return [dict(type='scatter3d', x=x, y=y, z=_array(255*_height(ground, m['xy'])+6), mode='markers', marker=dict(color=m['color'], size=m.get('size', 2)), showlegend=False, hoverinfo='skip')]
 
 # %% ../../nbs/core/01_views.ipynb #621a29e8
 class View:
