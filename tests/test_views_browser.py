@@ -227,3 +227,19 @@ def test_slider_offline(tmp_path):
         page.mouse.click(box['x']+box['width']-8, box['y']+box['height']/2)
         until(page, lambda: abs(last()-1) < 1e-6, 10)
         context.close()
+
+@pytest.mark.parametrize('suffix', ['gif', 'mp4'])
+def test_film(tmp_path, suffix):
+    "A film is whole or not there"
+    from hepebm.core.views import Plane, export_animation
+    if suffix=='mp4' and not shutil.which('ffmpeg'): pytest.importorskip('imageio_ffmpeg', reason='needs FFmpeg: pip install imageio-ffmpeg')
+    def frames(stop):
+        for i in range(6):
+            if i==stop: raise InterruptedError
+            yield dict(points=[[i/6, 0.]])
+    path = tmp_path/f'film.{suffix}'
+    with pytest.raises(InterruptedError): export_animation(frames(3), Plane(1), path)
+    assert not list(tmp_path.iterdir())
+    export_animation(frames(None), Plane(1), path)
+    assert [p.name for p in tmp_path.iterdir()]==[path.name]
+    assert path.read_bytes()[4:8]==b'ftyp' if suffix=='mp4' else len(path.read_bytes().split(b'\x21\xf9'))-1==6

@@ -216,7 +216,7 @@ def _flat(m):
         place = dict(z=m['z'], x0=x[0], dx=x[1]-x[0], y0=y[0], dy=y[1]-y[0], zmin=0, zmax=255)
         if not m['lines']: return [dict(type='heatmap', **place, **shared)]
         lines = _steps(m)
-        return [dict(type='contour', **place, **shared, line=dict(width=.5), contours=dict(coloring='heatmap', start=lines[0], end=lines[-1], size=255/m['lines']))]
+        return [dict(type='contour', **place, **shared, line=dict(width=.5, color='rgba(0,64,107,.4)'), contours=dict(coloring='heatmap', start=lines[0], end=lines[-1], size=255/m['lines']))]
     if m['kind']=='bars': return [_line(np.c_[np.repeat(m['edges'], 2), np.r_[0, np.repeat(m['y'], 2), 0]], named, fill='tozeroy', line=dict(color=m['color'], width=1.5))]
     if m['kind']=='curve': return [_line(m['xy'], named, opacity=m['alpha'], line=dict(color=m['color'], width=m['width'], dash='dash' if m['dash'] else 'solid'))]
     x,y = m['xy'].T
@@ -395,6 +395,7 @@ class Row(View):
     def width(self): return max(sum(self._size(k)[0]+6 for k in row) for row in self.rows)
     def take(self, **frames):
         for k,frame in frames.items(): self.views[k].take(**frame)
+    def scene(self): raise TypeError('a row has several pictures: name one of its views')
     def scenes(self): return [v.scene() for v in self.views.values()]
     def still(self,
         axs=None, # One a view
@@ -499,7 +500,7 @@ def _layout(scenes):
     low,high = (lambda k: min(o[k][0] for o in scenes)), (lambda k: max(o[k][1] for o in scenes))
     log = np.log10 if s['log'] else float
     axis = dict(showline=True, mirror=True, ticks='outside', linecolor='#333', showgrid=False, zeroline=False)
-    solid = dict(aspectmode='manual', aspectratio=dict(x=1.3, y=1.3, z=.6), zaxis=dict(visible=False, range=[0,300]), camera=dict(eye=dict(x=-.9, y=-1.2, z=1.3)))
+    solid = dict(aspectmode='manual', aspectratio=dict(x=1.3, y=1.3, z=.6), xaxis=dict(title=''), yaxis=dict(title=''), zaxis=dict(visible=False, range=[0,300]), camera=dict(eye=dict(x=-.9, y=-1.3, z=1.6)))
     return dict(template='none', width=s['size'][0]+80, height=s['size'][1]+130, margin=dict(l=60, r=20, t=40, b=50), title=s['title'], scene=solid,
         xaxis=dict(range=[low('x'), high('x')], title=s['xlabel'], **axis),
         yaxis=dict(range=[float(log(low('y'))), float(log(high('y')))], title=s['ylabel'], type='log' if s['log'] else 'linear', **axis))

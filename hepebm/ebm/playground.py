@@ -116,12 +116,13 @@ class Board(Row):
         if kl: self.views['kl'].take(step=kl[0], KL=kl[1])
 
 # %% ../../nbs/ebm/34_playground.ipynb #16334124
-CELLS = 160 # A side of the grid for the exact KL
+CELLS = 160 # A side of the grid for the exact KL: it knows a tenth of a nat, and most densities to a thousandth
 
 def _pick(kind, name, names):
     if name not in names: raise ValueError(f'no {kind} {name!r}; there are {", ".join(names)}')
     return name
 
+# %% ../../nbs/ebm/34_playground.ipynb #27c16c5b
 class Playground:
     "A density, an objective and a kernel, at work before your eyes"
     def __init__(self,
@@ -133,13 +134,13 @@ class Playground:
         noise=None,                 # Smearing by denoising, shortest length of energy discrepancy; `None` takes the recipe's
         steps=5,                    # Of a chain in a frame, and in an update where the objective has chains
         chains=1000, seed=0,
-        every=None,                 # Least seconds between two frames; `None`: .045, and .1 on Colab
+        every=None,                 # Least seconds between two frames; `None`: .04, and .1 on Colab
     ):
         self.toy, self.objective, self.kernel = _pick('toy', toy, [*toys, 'draw']), _pick('objective', objective, OBJECTIVES), _pick('kernel', kernel, KERNELS)
         self.step, self.temperature, self.smear, self.steps = step or KERNELS[kernel][1], temperature, .1, steps
         self.n, self.seed, self.drawn, self.view, self.loop, self.panel = chains, seed, None, Board(), None, None
         colab = 'google.colab' in sys.modules
-        self.view.every, self.view.rate = every or (.1 if colab else .045), 200_000 if colab else 2_000_000
+        self.view.every, self.view.rate = every or (.1 if colab else .04), 200_000 if colab else 2_000_000
         self.reset(noise)
 
     def reset(self, noise=None):
@@ -163,42 +164,56 @@ class Playground:
         self.task = Task(self.E, o, adam(2e-3))
         self.tell()
         self.updates = updates(self.task, Arrays(x=self.x), 256, self.seed)
-
-    def advance(self):
-        "One update of the model"
-        terms = next(self.updates)
-        loss = sum(v for k,v in terms.items() if k[0]!='_').item()
-        if not math.isfinite(loss): raise FloatingPointError(f'{self.objective} came apart at update {self.update}: its loss is {loss}. Press reset; more steps or another objective may hold')
-        self.means.add({k: v for k,v in terms.items() if k[0]!='_'}, 1)
-        self.update += 1
-    def make(self, E): "The kernel on the screen"; return KERNELS[self.kernel][0](E, step=self.step)
-    @property
-    def landscape(self): "The energy on which chains walk"; return self.E if self.temperature==1 else temper(self.E, self.temperature)
-
-    def train(self, updates=200):
-        "Train the model: the playground"
-        for _ in range(updates): self.advance()
-        return self
-    def sample(self,
-        steps=None, # Of every chain; `None`: as many as the slider says
-    )->torch.Tensor: # (chains, 2)
-        "Move the chains"
-        self.chains.move(self.landscape, self.make, steps or self.steps)
-        return self.chains.x
     def tell(self):
         "Tell the objective what the sliders say"
         o = self.task.objective
         if hasattr(o, 'make'): o.n = self.steps
         if hasattr(o, 'sigma'): o.sigma = (self.smear*self.widths).tolist() if len(self.widths)>1 else self.smear
-    def kl(self)->float: "Exact divergence of the model from the density in nats, on a grid"; return grid_kl(self.density, self.E, CELLS)
-    def frame(self,
-        exact=False, # With the exact divergence?
-    )->dict:
-        "What there is to see, for `view.update`"
-        return dict(step=self.update, energy=self.E, points=self.chains.x, data=self.x[:1000], terms=self.means.take(), kl=(self.update, self.kl()) if exact else None)
-    def still(self): "A matplotlib figure"; self.view.take(**self.frame()); return self.view.figure()
 
-# %% ../../nbs/ebm/34_playground.ipynb #eccf8650
+# %% ../../nbs/ebm/34_playground.ipynb #119840f4
+@patch
+def advance(self:Playground):
+    "One update of the model"
+    terms = next(self.updates)
+    loss = sum(v for k,v in terms.items() if k[0]!='_').item()
+    if not math.isfinite(loss): raise FloatingPointError(f'{self.objective} came apart at update {self.update}: its loss is {loss}. Press reset; more steps or another objective may hold')
+    self.means.add({k: v for k,v in terms.items() if k[0]!='_'}, 1)
+    self.update += 1
+
+@patch
+def make(self:Playground, E): "The kernel on the screen"; return KERNELS[self.kernel][0](E, step=self.step)
+
+@patch(as_prop=True)
+def landscape(self:Playground): "The energy on which chains walk"; return self.E if self.temperature==1 else temper(self.E, self.temperature)
+
+# %% ../../nbs/ebm/34_playground.ipynb #e7f93fee
+@patch
+def train(self:Playground, updates=200):
+    "Train the model: the playground"
+    for _ in range(updates): self.advance()
+    return self
+
+@patch
+def sample(self:Playground,
+    steps=None, # Of every chain; `None`: as many as the slider says
+)->torch.Tensor: # (chains, 2)
+    "Move the chains"
+    self.chains.move(self.landscape, self.make, steps or self.steps)
+    return self.chains.x
+
+@patch
+def kl(self:Playground)->float: "Exact divergence of the model from the density in nats, on a grid"; return grid_kl(self.density, self.E, CELLS)
+
+@patch
+def frame(self:Playground,
+    exact=False, # With the exact divergence?
+)->dict:
+    "What there is to see, for `view.update`"
+    return dict(step=self.update, energy=self.E, points=self.chains.x, data=self.x[:1000], terms=self.means.take(), kl=(self.update, self.kl()) if exact else None)
+
+@patch
+def still(self:Playground): "A matplotlib figure"; self.view.take(**self.frame()); return self.view.figure()
+
 @patch
 def film(self:Playground,
     frames=60,   # How many
@@ -223,6 +238,7 @@ def _one_thread():
 def _alone(f, *args):
     with _one_thread(): return f(*args)
 
+# %% ../../nbs/ebm/34_playground.ipynb #cc30a567
 class Loop:
     "Work on a playground in turns"
     slice, field, exact = .015, .25, 2. # Seconds: of work without a pause, between two landscapes, between two exact KLs
@@ -259,18 +275,18 @@ class Loop:
                 if self.is_due('kl', self.exact): self.measure()
                 if idle or time.monotonic()-began > self.slice: await asyncio.sleep(.002); began = time.monotonic()
         except Exception as e: p.message = f'{e}' if isinstance(e, FloatingPointError) else f'{type(e).__name__}: {e}'
-        finally: self.on = False; p.view.update(**self.fields()); self.measure()
+        finally: self.on = False; p.show(); self.measure()
     def measure(self):
         "The exact KL, in another thread"
-        if self.job is not None and not self.job.done(): return
+        if self.p.density is None or self.job is not None and not self.job.done(): return
         density, E, at, view = self.p.density, copy.deepcopy(self.p.E), self.p.update, self.p.view.views
         def show(job):
             if view is self.p.view.views and not job.exception(): self.p.view.update(kl=(at, job.result()))
         self.job = asyncio.get_running_loop().run_in_executor(None, _alone, grid_kl, density, E, CELLS)
         self.job.add_done_callback(show)
     def start(self, training):
-        self.training = training
-        if not self.on: self.on, self.task = True, asyncio.get_running_loop().create_task(self.work())
+        self.training, self.on = training, True
+        if self.task is None or self.task.done(): self.task = asyncio.get_running_loop().create_task(self.work())
     def stop(self): self.on = False
 
 # %% ../../nbs/ebm/34_playground.ipynb #48256633
@@ -296,7 +312,7 @@ def set(self:Playground, **values):
     elif 'objective' in values and self.density is not None: self.prepare()
     for k in values.keys() & {'step','temperature','noise','steps'}: setattr(self, 'smear' if k=='noise' else k, values[k])
     if self.density is not None: self.tell()
-    if self.panel: self.panel.show()
+    if self.panel: self.panel.show(); self.show()
 
 @patch
 def draw(self:Playground,
@@ -305,7 +321,7 @@ def draw(self:Playground,
     "Points drawn by hand become the density"
     self.toy, self.drawn = 'draw', torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
     self.reset()
-    if self.panel: self.panel.show()
+    if self.panel: self.panel.show(); self.show()
 
 # %% ../../nbs/ebm/34_playground.ipynb #9a1f382a
 @patch
@@ -360,7 +376,7 @@ class Panel:
     def obey(self, change):
         "Set what differs from the controls"
         news = {} if self.showing else {k: f.value for k,f in self.fields.items() if f.value != self.value(k)}
-        if news: self.p.set(**news); self.p.show()
+        if news: self.p.set(**news)
     def value(self, name): return getattr(self.p, 'smear' if name=='noise' else name)
     def show(self):
         "Controls as the playground stands; those without an effect rest"
@@ -374,7 +390,7 @@ class Panel:
         if self.p.toy!='draw' or panel!=0: return
         if self.stroke and down: (a,b), n = self.stroke[-1], max(1, int(math.dist(self.stroke[-1], (x,y))/.1)); self.stroke += [(a+(x-a)*i/n, b+(y-b)*i/n) for i in range(1, n+1)]
         elif down: self.stroke = [(x,y)]
-        else: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []; return self.p.show()
+        else: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []
         if self.stroke: self.p.view.update(data=self.stroke)
 
 # %% ../../nbs/ebm/34_playground.ipynb #b795906c
