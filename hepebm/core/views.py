@@ -250,6 +250,7 @@ class View:
     def take(self, **frame): "Put values into the frame"; self.frame.update(frame)
     def scene(self): "The picture"; return self.draw(**self.frame)
     def scenes(self): "The pictures in the widget"; return [self.scene()]
+    def parts(self): "What the widget is sent: layout and arrays"; return _parts(self.scenes())
     def still(self, ax=None):
         "Draw on matplotlib axes (new ones if `None`), which are returned"
         s = self.scene()
@@ -263,7 +264,7 @@ class View:
     @property
     def widget(self):
         "The anywidget, to combine with ipywidgets' sliders and boxes"
-        if self._canvas is None: self._canvas = _canvas()(); self._canvas.show(*_parts(self.scenes()), self.width)
+        if self._canvas is None: self._canvas = _canvas()(); self._canvas.show(*self.parts(), self.width)
         return self._canvas
     def on_drag(self,
         f,       # `f(x, y)`, called while the pointer is down, in data coordinates
@@ -276,7 +277,7 @@ class View:
     def _push(self):
         now = time.monotonic()
         if now < self._next: return self._later(self._next-now)
-        sent = self._canvas.show(*_parts(self.scenes()), self.width)
+        sent = self._canvas.show(*self.parts(), self.width)
         self._next, self._timer = now + max(self.every, sent/self.rate), None
     def _later(self, wait):
         try: loop = asyncio.get_running_loop()

@@ -26,7 +26,7 @@ from .samplers import Ladder, State, generator, chain, hmc, langevin, mala, no_u
 # %% ../../nbs/ebm/34_playground.ipynb #a01b7b1d
 OBJECTIVES = {
     'persistent chains': lambda p, own: own['persistent'](),
-    'contrastive divergence': lambda p, own: MLE(partial(mala, step=.6*p.density.fine**2), 5, accept=.57, seed=p.seed),
+    'contrastive divergence': lambda p, own: MLE(partial(mala, step=.6*p.density.fine**2), 10, accept=.57, seed=p.seed),
     'Jarzynski': lambda p, own: own['jarzynski'](),
     'noise contrast': lambda p, own: own['nce'](),
     'energy discrepancy': lambda p, own: own['discrepancy'](),
@@ -161,13 +161,13 @@ class Playground:
         o = OBJECTIVES[self.objective](self, recipes(self.x, self.density.fine, seed=self.seed))
         sigma = torch.as_tensor(getattr(o, 'sigma', self.smear)).reshape(-1)
         self.smear, self.widths = noise or sigma[0].item(), sigma/sigma[0]
-        self.task = Task(self.E, o, adam(2e-3))
+        self.task, self.pace = Task(self.E, o, adam(2e-3)), getattr(o, 'n', 10)/10
         self.tell()
         self.updates = updates(self.task, Arrays(x=self.x), 256, self.seed)
     def tell(self):
         "Tell the objective what the sliders say"
         o = self.task.objective
-        if hasattr(o, 'make'): o.n = self.steps
+        if hasattr(o, 'make'): o.n = max(1, round(self.pace*self.steps))
         if hasattr(o, 'sigma'): o.sigma = (self.smear*self.widths).tolist() if len(self.widths)>1 else self.smear
 
 # %% ../../nbs/ebm/34_playground.ipynb #119840f4
