@@ -43,17 +43,18 @@ def parser(
 def run(
     study:str,                # Its name; `hepebm list` shows them
     *, preset:str='laptop',   # smoke (a minute), laptop or paper
-    data:str=None,            # File, folder, or public set as NAME/SPLIT; by default the sample that is shipped
+    data:str=None,            # File, folder, or public set as NAME/SPLIT (toys: a picture, or points in the plane); by default what is shipped
     out:str=None,             # Folder of the run; by default runs/STUDY-PRESET
     seed:int=0,               # Of all that is random
     set:list=[],              # Settings of the study, as --set updates=500 lr=1e-4
     device:str=None,          # cpu or cuda; by default cuda where there is one
     devices:int=1,            # Processes that train together
     precision:str=None,       # Of the training, as Lightning names it (bf16-mixed)
-    jobs:int=1,               # Processes for what is not training
+    jobs:int=None,            # Processes for what runs in several; by default one, and all cores for toys
     resume:bool=True,         # Start anew in the folder
 ):
     "Run a study, or go on with one that was interrupted: the same command again"
+    from hepebm.studies import toys  # registers its study
     from hepebm.studies.studies import run_study
     if bad := [s for s in set if '=' not in s]: raise ValueError(f'--set {bad[0]}: expected key=value')
     run_study(study, data, preset, out, seed, dict(s.split('=', 1) for s in set), resume, device, devices, precision, jobs)
@@ -61,6 +62,7 @@ def run(
 def listing():
     "Studies with their presets and settings, and the public sets that can be downloaded"
     from hepebm.data.public import REGISTRY
+    from hepebm.studies import toys  # registers its study
     from hepebm.studies.studies import STUDIES
     for s in STUDIES.values():
         print(f'{s.name}: {s.what}\n  presets {", ".join(s.presets)}; settings {", ".join(s.presets["laptop"])}')
@@ -125,8 +127,11 @@ def _model(path):
     from pathlib import Path
     from hepebm.core.training import load_model
     found = [p for p in (Path(path), Path(path)/'model') if (p/'model.json').exists()]
+    if not found and (several := sorted(p.parent.name for p in Path(path).glob('model/*/model.json'))): raise ValueError(f'{path} holds several models: name one, as {path}/model/{several[0]}')
     if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished, and was the model kept (`jet_ebm(out=...)` or `save_model`)?')
-    return load_model(found[0]), found[0]
+    model = load_model(found[0])
+    if not hasattr(model, 'score'): raise ValueError(f'{found[0]} is a {type(model).__name__} of the plane, not a model of jets; read it with hepebm.core.training.load_model')
+    return model, found[0]
 
 def _jets(file):
     "Jets of a file, all of which have an energy"

@@ -187,3 +187,26 @@ def test_report_in_a_browser(smoke, width):
         assert all(a!=b for a,b in zip(before, page.evaluate(SLIDER)))
         browser.close()
     assert not errors and len(asked)==1
+
+def test_toys(tmp_path):
+    "The study of toys: interrupted, gone on with, the same again elsewhere to the bit, in one process or two; its models are named where jets are asked for"
+    RUN = 'run', 'toys', '--preset', 'smoke', '--set', 'toys=moons', 'updates=30'
+    p = start(*RUN, '--out', 'a', '--jobs', 1, cwd=tmp_path)
+    until(p, (tmp_path/'a/training/moons-nce-0/result.json').exists)
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=60)
+    assert p.returncode==130 and not (tmp_path/'a/metrics.json').exists()
+    stamp = (tmp_path/'a/training/moons-nce-0/result.json').stat().st_mtime_ns
+    code, out, err = hepebm(*RUN, '--out', 'a', '--jobs', 1, cwd=tmp_path)
+    assert code==0 and '3 of 3' in out and 'Divergence of the model' in out, err
+    assert (tmp_path/'a/training/moons-nce-0/result.json').stat().st_mtime_ns==stamp
+    code, out, err = hepebm(*RUN, '--out', 'b', '--jobs', 2, cwd=tmp_path)
+    assert code==0, err
+    a,b = ({k: v for k,v in json.loads((tmp_path/d/'metrics.json').read_text()).items() if not k.startswith('seconds/')} for d in 'ab')
+    assert a==b and {'kl/moons/nce', 'mmd_chains/moons/persistent', 'least/moons/denoising'} <= a.keys()
+    code, out, err = hepebm('compare', 'a', 'b', cwd=tmp_path)
+    assert code==0 and 'kl/moons/nce' in out
+    code, out, err = hepebm('sample', 'a', '-n', 3, '-o', 'x.h5', cwd=tmp_path)
+    assert code==2 and 'name one, as a/model/moons-' in err
+    code, out, err = hepebm('sample', 'a/model/moons-nce-0', '-n', 3, '-o', 'x.h5', cwd=tmp_path)
+    assert code==2 and 'not a model of jets' in err

@@ -38,8 +38,9 @@ class Density:
         rows=2**13,    # Points evaluated at once
         fine=.2,       # Finest length on which it changes
         part=None,     # (N, 2) -> (N,) numbers of the parts it is made of, from 0
+        axes=None,     # x (W,), y (H,) -> density (H, W), where that is faster than point by point
     ):
-        self.draw,self.log_p,self.exact,self.rows,self.fine,self.of = draw,log_p,exact,rows,fine,part
+        self.draw,self.log_p,self.exact,self.rows,self.fine,self.of,self.axes = draw,log_p,exact,rows,fine,part,axes
         self.box = _box(box)
     def sample(self,
         n:int,       # How many
@@ -49,6 +50,12 @@ class Density:
     )->Tensor:       # (n, 2)
         "Draw points"
         return self.draw(n, Dice(seed, device, dtype))
+    def on_axes(self,
+        x:Tensor, # (W,), float64
+        y:Tensor, # (H,), float64
+    )->Tensor:    # (H, W); -inf where the density rounds to 0
+        "Logarithm of the density on a grid"
+        return self.log_prob(torch.stack(torch.meshgrid(x, y, indexing='xy'), -1)) if self.axes is None else self.axes(x, y).log()
     def part(self,
         x:Tensor, # (..., 2)
     )->Tensor:    # (...), int64
@@ -101,7 +108,10 @@ def mixture(
         return centres.to(u)[dice.pick(w, n)] + u
     group = torch.arange(len(centres)) if group is None else torch.as_tensor(group)
     def part(x): return group.to(x.device)[torch.cdist(x, centres.to(x)).argmin(1)]
-    return Density(draw, lambda x: _mix(x, centres, w, sd, width), box, rows=max(1, 2**20//len(centres)), fine=sd or width, part=part)
+    def axes(x, y):
+        kx,ky = (_kernel(u[:,None]-c.to(u), sd, width).exp() for u,c in zip((x, y), centres.T))
+        return (ky*w.to(y))@kx.T
+    return Density(draw, lambda x: _mix(x, centres, w, sd, width), box, rows=max(1, 2**20//len(centres)), fine=sd or width, part=part, axes=axes if sd else None)
 
 # %% ../../nbs/data/11_toys.ipynb #c5f85739
 @lru_cache
@@ -127,7 +137,7 @@ def curve(
         arcs = path(dice.uniform(n)**(1/power))
         k = (dice.uniform(n)*arcs.shape[1]).long().clamp(max=arcs.shape[1]-1)
         return arcs[torch.arange(n, device=k.device),k] + dice.normal(n,2)*sd + (dice.uniform(n,2)-.5)*width
-    return Density(draw, noisy.log_p, box, rows=noisy.rows, fine=sd, part=noisy.of)
+    return Density(draw, noisy.log_p, box, rows=noisy.rows, fine=sd, part=noisy.of, axes=noisy.axes)
 
 # %% ../../nbs/data/11_toys.ipynb #08ee689d
 def _xy(x, y): return torch.stack([x, y], -1)

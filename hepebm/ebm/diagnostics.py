@@ -42,15 +42,14 @@ def grid_log_z(
     x, cell = grid(box, n)
     return (torch.logsumexp(-_sweep(E, x.reshape(-1,2).to(**_like(E))), 0) + math.log(cell)).item()
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _lattice(density, n, margin, far):
-    "Points that resolve `density`: a fine grid, and cells four times as wide from `margin` to `far`; their areas, log p, and the number of fine points"
-    fine, cell = grid(_wider(density.box, margin), n)
-    wide, big = grid(_wider(density.box, far), max(1, round(n*(1+2*far)/(1+2*margin)/4)))
-    wide = wide[((wide-fine.mean((0,1))).abs() > (fine[-1,-1]-fine[0,0])*n/(n-1)/2).any(-1)]
-    x = torch.cat([fine.reshape(-1,2), wide])
-    area = torch.cat([torch.full((n*n,), cell, dtype=x.dtype), torch.full((len(wide),), big, dtype=x.dtype)])
-    log_p = _sweep(density.log_prob, x)
+    "Points that resolve `density`: a fine grid, and cells four times as wide from `margin` to `far`; their areas, and log p"
+    (fine, cell), (wide, big) = grid(_wider(density.box, margin), n), grid(_wider(density.box, far), max(1, round(n*(1+2*far)/(1+2*margin)/4)))
+    outer = ((wide-fine.mean((0,1))).abs() > (fine[-1,-1]-fine[0,0])*n/(n-1)/2).any(-1)
+    inner_p, wide_p = (density.on_axes(x[0,:,0], x[:,0,1]) for x in (fine, wide))
+    x, log_p = torch.cat([fine.reshape(-1,2), wide[outer]]), torch.cat([inner_p.flatten(), wide_p[outer]])
+    area = torch.full_like(log_p, cell).index_fill_(0, torch.arange(n*n, len(x)), big)
     if abs((total := (log_p.exp()*area).sum())-1)>.02: warnings.warn(f'the density sums to {total:.3f} on {n} x {n} cells: the grid is too coarse, or the box too small')
     return x, area, log_p
 
@@ -95,7 +94,7 @@ def _kl(e, log_p, area):
     log_z = torch.logsumexp(area.log()-e, 0).item()
     return ((p[inside]*(log_p+e)[inside]).sum()/p.sum()).item() + log_z, log_z
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _parts(density, n, margin, far): return density.part(_lattice(density, n, margin, far)[0])
 
 def grid_kl(

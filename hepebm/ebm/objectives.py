@@ -173,7 +173,7 @@ def sliced_sm(
 class denoising_sm(nn.Module):
     "Denoising score matching (Vincent 2011): the energy of the data smeared with `sigma`"
     def __init__(self,
-        sigma,    # Noise: a number, or several of which each event draws one
+        sigma,    # Noise: a number, or several of which each event draws one; a model that asks for `sigma` is told
         scale=1., # Unit of the noise: a number or a tensor that broadcasts with x, as one per feature
         seed=0,   # Of the noise
     ):
@@ -185,7 +185,9 @@ class denoising_sm(nn.Module):
         sigma, z = _draw_sigma(self.sigma, x, g), _normal(x, g, rows.get('mask'))
         width = _wide(sigma, x)*self.scale
         with torch.enable_grad(): _,grad = energy_grad(given(model, rows | dict(sigma=sigma)), x+width*z, create_graph=True)
-        return dict(dsm=_sum((width*grad-z)**2).mean()/2)
+        each = _sum((width*grad-z)**2)/2
+        if not isinstance(self.sigma, (int,float)) and 'sigma' not in asks(model): each = each*(min(self.sigma)/sigma)**2
+        return dict(dsm=each.mean())
 
 # %% ../../nbs/ebm/32_objectives.ipynb #78a880f9
 def _draw_sigma(sigma, x, g):
@@ -422,7 +424,7 @@ def _check_state(mine, twin, objective, model, batch):
 def recipes(
     x:Tensor, # Data (N, 2)
     fine,     # Finest length that is to be seen
-    box=None, # ((x0, x1), (y0, y1)), for `exact`
+    box=None, # ((x0, x1), (y0, y1)) that holds the data, for `exact`, which sums over one wider by half
     seed=0,
 )->dict:      # name -> function that makes the objective
     "Objectives with settings for densities in the plane"
@@ -431,6 +433,7 @@ def recipes(
     make = jump(partial(mala, step=.6*fine**2), prior)
     def chains(**kw): return MLE(make, 10, accept=.57, reg=1e-3, seed=seed, **kw)
     def pool(fresh): return Pool(lambda n,g: prior.sample(n, g), 512, fresh, seed)
-    return dict(exact=lambda: GridMLE(box, 128, seed), nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
+    wider = box and [(lo-(hi-lo)/4, hi+(hi-lo)/4) for lo,hi in box]
+    return dict(exact=lambda: GridMLE(wider, 160, seed), nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
         persistent=lambda: chains(pool=pool(0.)), jarzynski=lambda: Jarzynski(make, 1024, n=2, base=prior, accept=.57, seed=seed), cd=chains, shortrun=lambda: chains(pool=pool(1.)),
         denoising=lambda: denoising_sm(fine, seed=seed), sliced=lambda: sliced_sm, hutchinson=lambda: hutchinson_sm)

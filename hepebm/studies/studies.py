@@ -191,7 +191,7 @@ class Run:
         out,                  # The folder
         doc,                  # As in its `settings.json`
         trainer=None,         # For Lightning's `Trainer`
-        jobs=1,               # Processes for what runs in several
+        jobs=None,            # Processes for what runs in several; `None` leaves it to the study
     ):
         self.out, self.doc, self.set, self.seed = Path(out), doc, AttrDict(doc['settings']), doc['seed']
         self.trainer, self.jobs, self.rank, self.began = trainer or {}, jobs, int(os.environ.get('LOCAL_RANK', 0)), time.monotonic()
@@ -289,12 +289,12 @@ def run_study(
     device=None,    # cpu or cuda; `None` takes cuda where there is one
     devices=1,      # Processes that train together, a GPU each (or a share of the cores)
     precision=None, # Of the training, as Lightning names it ('bf16-mixed')
-    jobs=1,         # Processes for what is not training
+    jobs=None,      # Processes for what runs in several; `None` leaves it to the study
 )->Path:            # The folder
     "Run a study, or go on with it, and print its result"
     settings = settings_of(name, preset, **(change or {}))
     if not 0<=seed<2**32: raise ValueError(f'seed {seed}: expected 0 to 2**32-1')
-    if not jobs: raise ValueError('jobs 0: expected 1 or more, or -1 for all cores')
+    if jobs==0: raise ValueError('jobs 0: expected 1 or more, or -1 for all cores')
     doc = dict(study=name, preset=preset, seed=seed, **_data_id(data), settings=settings, versions=_versions(), hardware=_hardware(),
         command=_command(name, data, preset, seed, settings, out), started=time.strftime('%Y-%m-%d %H:%M'))
     out = Path(out or f'runs/{name}-{preset}').expanduser()
