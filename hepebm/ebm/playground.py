@@ -16,12 +16,12 @@ import torch
 from fastcore.basics import patch
 from ..core.arrays import Arrays
 from ..core.training import Means, Task, adam, updates
-from ..core.views import Curves, Plane, Row, Surface, export_animation
+from ..core.views import Curves, Plane, Row, Surface, export_animation as write_film
 from ..data.toys import from_points, toys
 from .diagnostics import grid_kl
 from .energies import MLPEnergy, energy_grad, temper
 from .objectives import GridMLE, MLE, NormalNoise, recipes, sliced_sm
-from .samplers import Ladder, State, generator, chain, hmc, langevin, mala, no_u_turn, parallel_tempering, start
+from .samplers import Ladder, State, generator, chain, hmc, langevin, mala, no_u_turn, parallel_tempering, start as begin
 
 # %% ../../nbs/ebm/34_playground.ipynb #a01b7b1d
 OBJECTIVES = {
@@ -45,7 +45,7 @@ KERNELS = {
 # %% ../../nbs/ebm/34_playground.ipynb #abd46cc7
 def _refreshed(E, s):
     "Chains where they are, with energies and gradients of `E` as it is now"
-    new = start(E, s.x, s.generator)._replace(t=s.t)
+    new = begin(E, s.x, s.generator)._replace(t=s.t)
     if not isinstance(s.memo, Ladder): return new
     energy,grad = energy_grad(E, s.memo.x.flatten(0, 1))
     return new._replace(memo=s.memo._replace(energy=energy.reshape(s.memo.energy.shape), grad=grad.reshape(s.memo.x.shape)))
@@ -430,4 +430,4 @@ def export_animation(self:Playground,
     frames=60, updates=10, steps=5, fps=12,
 ):        # The path
     "Train on, and write what is to be seen as a film"
-    return export_animation(self.film(frames, updates, steps), self.view, path, fps)
+    return write_film(self.film(frames, updates, steps), self.view, path, fps)
