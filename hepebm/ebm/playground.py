@@ -186,7 +186,6 @@ def make(self:Playground, E): "The kernel on the screen"; return KERNELS[self.ke
 @patch(as_prop=True)
 def landscape(self:Playground): "The energy on which chains walk"; return self.E if self.temperature==1 else temper(self.E, self.temperature)
 
-# %% ../../nbs/ebm/34_playground.ipynb #e7f93fee
 @patch
 def train(self:Playground, updates=200):
     "Train the model: the playground"
