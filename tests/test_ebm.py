@@ -1,9 +1,10 @@
 "Energies, samplers and objectives beyond what their notebooks show: resuming, exhaustive kernels, ranks"
+import copy
 from functools import partial
 import pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.core.training import Task, adam, fit, load_model, save_model
-from hepebm.ebm.energies import MLPEnergy, Quadratic, given
+from hepebm.ebm.energies import MLPEnergy, Quadratic, asks, closed_form, forces, given
 from hepebm.ebm.objectives import MLE, NCE, NormalNoise, denoising_sm, energy_discrepancy, hutchinson_sm
 from hepebm.ebm.samplers import Pool, check_kernel, generator, hmc, langevin, mala, nuts, parallel_tempering, reflect, run, start, tune
 from hepebm.nn.sets import DeepSet, SetTransformer
@@ -43,6 +44,25 @@ def test_file(net, tmp_path):
     x = a.x if isinstance(net, (DeepSet, SetTransformer)) else torch.randn(8, 3 if isinstance(net, MLPEnergy) else 2)
     assert torch.equal(given(load_model(tmp_path/'m'), a)(x), given(net, a)(x))
 
+@pytest.mark.parametrize('net', [MLPEnergy(2, 8, act='GELU'), MLPEnergy(2, 8, fourier=3, base=2.), Quadratic([[2.,.5],[.5,1.]]), DeepSet(2, 8, context=1, pool='mean', act='Tanh'), SetTransformer(2, 8, context=1)], ids=lambda o: type(o).__name__)
+def test_closed_forms_follow_their_networks(net):
+    "Looked at once, then followed through weights that are changed, replaced and made double; a hook is seen by who looks anew"
+    a, net = jets(8), copy.deepcopy(net)
+    x, E = a.x if 'mask' in asks(net) else a.x[:,0], given(net, a)
+    force, other = forces(E), copy.deepcopy(net)
+    for p in other.parameters(): p.data.mul_(1.3)
+    def same(f, g): return all(torch.allclose(u, v, rtol=1e-5, atol=1e-6) for u,v in zip(f(x), g(x)))
+    old, tape = force(x), forces(lambda x: E(x))
+    assert closed_form(E) and same(force, tape)
+    net.load_state_dict(other.state_dict(), assign=True)
+    assert same(force, tape) and not same(force, lambda x: old)
+    net.double()
+    if x is a.x: E.keywords['context'] = a.context.double()
+    x = x.double()
+    assert same(forces(E), tape) and force(x)[1].dtype==torch.float64
+    net.register_forward_hook(lambda m, i, o: 2*o)
+    assert closed_form(E) is None and same(forces(E), tape)
+
 exact = {'mala': partial(mala, step=.2), 'mala mass': partial(mala, step=.2, mass=torch.tensor(2.)), 'hmc': partial(hmc, step=.35, leaps=7), 'hmc jitter': partial(hmc, step=.5, leaps=4, jitter=.3)}
 
 @pytest.mark.long
@@ -68,6 +88,14 @@ def test_langevin_bias_is_linear():
         off.append(s.x.var().item()-1)
         assert abs(s.x.var().item()-1/(1-step/2)) < 4*s.x.var().item()*(2/400_000)**.5
     assert 1.8 < off[1]/off[0] < 2.4
+
+def test_dense_mass_survives_rounding():
+    "Chains on a line a million times as long as it is wide: their covariance in single precision has no root"
+    E = lambda x: (x[:,0]-x[:,1]).square()*1e6 + x.sum(1).square()*1e-8
+    x = 3e3*torch.randn(64, 1, generator=generator(0)).expand(64, 2)
+    with pytest.raises(RuntimeError): torch.linalg.cholesky(torch.cov(x.T))
+    s = run(tune(mala, 40, mass='dense')(E), start(E, x, 0), 60)
+    assert s.x.isfinite().all() and (s.x!=x).any() and s.memo.root.value.isfinite().all()
 
 def test_leapfrog_error_is_quadratic():
     "Half the step at the same length of the trajectory, a quarter of the error in the energy"

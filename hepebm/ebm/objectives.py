@@ -175,19 +175,24 @@ class denoising_sm(nn.Module):
     def __init__(self,
         sigma,    # Noise: a number, or several of which each event draws one; a model that asks for `sigma` is told
         scale=1., # Unit of the noise: a number or a tensor that broadcasts with x, as one per feature
+        widen=1., # In the first update the noise is so many times as wide, then less and less
+        over=1000,# Updates until it is not
         seed=0,   # Of the noise
     ):
         super().__init__()
-        self.sigma, self.scale, self.random = sigma, scale, Random(seed, 'denoising')
+        self.sigma, self.scale, self.widen, self.over, self.t, self.random = sigma, scale, widen, over, 0, Random(seed, 'denoising')
+    def get_extra_state(self): return self.t
+    def set_extra_state(self, state): self.t = state
     def forward(self, model, batch)->dict:
         rows = _rows(batch)
         x, g = rows['x'], self.random.on(rows['x'].device)
-        sigma, z = _draw_sigma(self.sigma, x, g), _normal(x, g, rows.get('mask'))
+        sigma, z = _draw_sigma(self.sigma, x, g)*self.widen**max(0., 1-self.t/self.over), _normal(x, g, rows.get('mask'))
+        self.t += self.training
         width = _wide(sigma, x)*self.scale
         with torch.enable_grad(): _,grad = energy_grad(given(model, rows | dict(sigma=sigma)), x+width*z, create_graph=True)
         each = _sum((width*grad-z)**2)/2
         if not isinstance(self.sigma, (int,float)) and 'sigma' not in asks(model): each = each*(min(self.sigma)/sigma)**2
-        return dict(dsm=each.mean())
+        return dict(dsm=each.mean(), _sigma=sigma.mean())
 
 # %% ../../nbs/ebm/32_objectives.ipynb #78a880f9
 def _draw_sigma(sigma, x, g):
@@ -436,4 +441,4 @@ def recipes(
     wider = box and [(lo-(hi-lo)/4, hi+(hi-lo)/4) for lo,hi in box]
     return dict(exact=lambda: GridMLE(wider, 160, seed), nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
         persistent=lambda: chains(pool=pool(0.)), jarzynski=lambda: Jarzynski(make, 1024, n=2, base=prior, accept=.57, seed=seed), cd=chains, shortrun=lambda: chains(pool=pool(1.)),
-        denoising=lambda: denoising_sm(fine, seed=seed), sliced=lambda: sliced_sm, hutchinson=lambda: hutchinson_sm)
+        denoising=lambda: denoising_sm(fine, widen=.5*spread/fine, over=1500, seed=seed), sliced=lambda: sliced_sm, hutchinson=lambda: hutchinson_sm)

@@ -197,7 +197,7 @@ def _tiles(energies, cols=3):
     return scene(*marks, x=(-.03, 1.06*min(cols, len(energies))-.03), y=(-.03, 1.06*rows-.03), title=' | '.join(', '.join(LABELS[o] for o in [*energies][i:i+cols]) for i in range(0, len(energies), cols)), size=(560, 40+180*rows), equal=True)
 
 # %% ../../nbs/studies/72_toys.ipynb #1031394c
-_laptop = dict(toys='8gaussians,moons,checkerboard,2spirals', objectives='exact,nce,discrepancy,persistent,jarzynski,denoising', seeds=1, seconds=30., updates=None, size=256, width=128, depth=2, fourier=64, scale=4., base=2., lr=2e-3,
+_laptop = dict(toys='8gaussians,moons,checkerboard,2spirals', objectives='exact,nce,discrepancy,persistent,jarzynski,denoising', seeds=1, seconds=15., updates=None, size=256, width=128, depth=2, fourier=64, scale=4., base=1.5, lr=2e-3,
     test=20_000, draws=2000, chains=500, chain_steps=300)
 
 def _names_known(s):
