@@ -502,7 +502,7 @@ def _layout(scenes):
     log = np.log10 if s['log'] else float
     axis = dict(showline=True, mirror=True, ticks='outside', linecolor='#333', showgrid=False, zeroline=False)
     solid = dict(aspectmode='manual', aspectratio=dict(x=1.3, y=1.3, z=.6), xaxis=dict(title=''), yaxis=dict(title=''), zaxis=dict(visible=False, range=[0,300]), camera=dict(eye=dict(x=-.9, y=-1.3, z=1.6)))
-    return dict(template='none', width=s['size'][0]+80, height=s['size'][1]+130, margin=dict(l=60, r=20, t=40, b=50), title=s['title'], scene=solid,
+    return dict(template='none', width=s['size'][0]+80, height=s['size'][1]+130, margin=dict(l=60, r=20, t=40, b=50), title=s['title'], **(dict(scene=solid) if any(m['kind']=='surface' for m in s['marks']) else {}),
         xaxis=dict(range=[low('x'), high('x')], title=s['xlabel'], **axis),
         yaxis=dict(range=[float(log(low('y'))), float(log(high('y')))], title=s['ylabel'], type='log' if s['log'] else 'linear', **axis))
 

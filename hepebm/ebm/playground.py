@@ -280,7 +280,8 @@ class Loop:
         if self.p.density is None or self.job is not None and not self.job.done(): return
         density, E, at, view = self.p.density, copy.deepcopy(self.p.E), self.p.update, self.p.view.views
         def show(job):
-            if view is self.p.view.views and not job.exception(): self.p.view.update(kl=(at, job.result()))
+            if job.exception(): self.p.message = f'the exact KL failed: {job.exception()}'
+            elif view is self.p.view.views: self.p.view.update(kl=(at, job.result()))
         self.job = asyncio.get_running_loop().run_in_executor(None, _alone, grid_kl, density, E, CELLS)
         self.job.add_done_callback(show)
     def start(self, training):
