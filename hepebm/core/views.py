@@ -278,7 +278,8 @@ class View:
         now = time.monotonic()
         if now < self._next: return self._later(self._next-now)
         sent = self._canvas.show(*self.parts(), self.width)
-        self._next, self._timer = now + max(self.every, sent/self.rate), None
+        pause = max(self.every, sent/self.rate)
+        self._next, self._timer = max(self._next+pause, now+pause/2), None  # one that is late does not delay those after it
     def _later(self, wait):
         try: loop = asyncio.get_running_loop()
         except RuntimeError: return  # no event loop, so no Jupyter that could show it
