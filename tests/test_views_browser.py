@@ -1,5 +1,6 @@
-"A view in JupyterLab and headless Chromium: it draws, it moves while a cell runs, and it can be dragged."
-import os, shutil, socket, subprocess, sys, time
+"Views and the playground in JupyterLab and headless Chromium: they draw, move while a cell runs, and obey the pointer and the controls."
+import os, re, shutil, socket, subprocess, sys, time
+from contextlib import contextmanager
 from pathlib import Path
 import pytest
 
@@ -28,14 +29,14 @@ FIND = '''canvas => {  // mean position of coloured pixels, and their share
 
 def find_chromium(): return shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 
-@pytest.fixture
-def lab(tmp_path):
-    "Address of a JupyterLab that serves one notebook"
+@contextmanager
+def lab(tmp_path, cells):
+    "Address of a JupyterLab that serves a notebook of these cells"
     pytest.importorskip('playwright', reason='needs playwright: pip install playwright')
     pytest.importorskip('jupyterlab', reason='needs JupyterLab: pip install jupyterlab')
     if not find_chromium(): pytest.skip('needs chromium')
     import nbformat
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS.split('---')], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in cells.split('---')], metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
     (tmp_path/'nb').mkdir()
     nbformat.write(nb, tmp_path/'nb/views.ipynb')
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -51,7 +52,34 @@ def lab(tmp_path):
             yield f'http://127.0.0.1:{port}/lab/tree/views.ipynb?token=lab&reset'
         finally: server.terminate(); server.wait(20)
 
-def frames(canvas): return int(canvas.get_attribute('data-frames') or 0)
+@contextmanager
+def opened(tmp_path, cells):
+    "A page with a notebook of these cells, in which nothing has been run; at the end no error may have turned up"
+    with lab(tmp_path, cells) as url:
+        from playwright.sync_api import sync_playwright
+        with sync_playwright() as p:
+            context = p.chromium.launch_persistent_context(str(tmp_path/'profile'), executable_path=find_chromium(), headless=True, args=ARGS, viewport=dict(width=1300, height=1500))
+            page, errors = context.new_page(), []
+            page.on('pageerror', lambda e: errors.append(str(e)))
+            page.received = 0
+            def count(frame): page.received += len(frame)
+            page.on('websocket', lambda ws: ws.on('framereceived', count))
+            page.goto(url)
+            page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=90000)
+            page.wait_for_timeout(3000)
+            while page.locator('.jp-Dialog').count(): page.locator('.jp-Dialog button.jp-mod-accept').first.click(); page.wait_for_timeout(1500)
+            try: yield page
+            finally:
+                page.screenshot(path=str(tmp_path/'last.png'))
+                context.close()
+    assert not errors
+
+def run(page, i):
+    "Run cell `i`"
+    page.locator('.jp-Notebook .jp-Cell').nth(i).locator('.jp-InputArea-editor').click()
+    page.keyboard.press('Shift+Enter')
+def output(page, i): return page.locator('.jp-Notebook .jp-Cell').nth(i).locator('.jp-OutputArea-output').all_inner_texts()
+def frames(canvas, of='frames'): return int(canvas.get_attribute(f'data-{of}') or 0)
 
 def until(page, f, seconds=60):
     for _ in range(seconds*5):
@@ -59,17 +87,8 @@ def until(page, f, seconds=60):
         page.wait_for_timeout(200)
     raise AssertionError('it did not happen in time')
 
-def test_views_in_jupyter(lab, tmp_path):
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        context = p.chromium.launch_persistent_context(str(tmp_path/'profile'), executable_path=find_chromium(), headless=True, args=ARGS, viewport=dict(width=1300, height=1500))
-        page = context.new_page()
-        errors = []
-        page.on('pageerror', lambda e: errors.append(str(e)))
-        page.goto(lab)
-        page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=90000)
-        page.wait_for_timeout(3000)
-        while page.locator('.jp-Dialog').count(): page.locator('.jp-Dialog button.jp-mod-accept').first.click(); page.wait_for_timeout(1500)
+def test_views_in_jupyter(tmp_path):
+    with opened(tmp_path, CELLS) as page:
         page.get_by_role('menuitem', name='Run', exact=True).first.click()
         page.get_by_text('Run All Cells', exact=True).click()
         canvases = page.locator('canvas.hepebm-view')
@@ -88,9 +107,105 @@ def test_views_in_jupyter(lab, tmp_path):
         page.mouse.up()
         until(page, lambda: abs(ball.evaluate(FIND)[0]-x-.25) < .01 and abs(ball.evaluate(FIND)[1]-y+.2) < .01, 20)
         assert frames(ball) > before
-        page.screenshot(path=str(tmp_path/'views.png'))
-        context.close()
-    assert not errors
+
+PLAYGROUND = '''
+from hepebm.ebm.playground import *
+p = Playground()
+p
+---
+print('meanwhile', p.loop.on, p.update)
+---
+print('temperature', round(p.temperature, 3))
+---
+p.view.every, p.view.rate = .1, 200_000
+---
+from functools import partial
+import torch
+from hepebm.core.arrays import Arrays
+from hepebm.core.training import Task, Watch, adam, fit
+from hepebm.data.toys import toys
+from hepebm.ebm.energies import MLPEnergy
+from hepebm.ebm.objectives import denoising_sm
+x = toys['moons'].sample(4000, 0).float()
+board = Board(toys['moons'].box)
+board
+---
+log = fit(Task(MLPEnergy(), denoising_sm(.2)), Arrays(x=x), epochs=40, bar=None, callbacks=[Watch(board, watch_frame(x), every=10)])
+print('fitted')
+'''
+ORANGE = '''canvas => {  // share of the chains' colour, and how far it is spread from the middle
+    const d = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data, w = canvas.width, h = canvas.height;
+    let n = 0, s = 0;
+    for (let i = 0; i < d.length; i += 4) if (d[i] > 180 && d[i+1] > 60 && d[i+1] < 130 && d[i+2] < 60) { n++; s += Math.hypot(i/4 % w - w/2, Math.floor(i/4/w) - h/2); }
+    return [n/(w*h), s/n/w];
+}'''
+
+def measure(page, canvases, seconds=6):
+    "Frames a second of chains, of surfaces, and bytes a second that the page received"
+    now = lambda: (time.monotonic(), frames(canvases.nth(0)), frames(canvases.nth(1), 'surfaces'), page.received)
+    a = now(); page.wait_for_timeout(1000*seconds); b = now()
+    return [(v-u)/(b[0]-a[0]) for u,v in zip(a[1:], b[1:])]
+
+def test_playground_in_jupyter(tmp_path):
+    with opened(tmp_path, PLAYGROUND) as page:
+        run(page, 0)
+        canvases = page.locator('canvas.hepebm-view')
+        until(page, lambda: canvases.count()==4)
+        plane, solid = canvases.nth(0), canvases.nth(1)
+        button = lambda name: page.locator('button.jupyter-button', has_text=name).click()
+        update = lambda: int(re.search(r'update (\d+)', page.locator('.widget-html-content').last.inner_text())[1])
+        until(page, lambda: frames(plane) > 0)
+        before = plane.evaluate(ORANGE)
+        button('train')
+        until(page, lambda: update() > 100)
+        after = plane.evaluate(ORANGE)
+        assert after[0] < .8*before[0]                   # chains that were anywhere have gathered in the wells
+        chains, surfaces, received = measure(page, canvases)
+        print(f'training: chains {chains:.1f}/s, surface {surfaces:.1f}/s, {received/1000:.0f} kB/s received')
+        assert chains > 8 and surfaces > 2
+        n = update()
+        run(page, 1)                                     # another cell runs while it trains
+        until(page, lambda: any('meanwhile True' in o for o in output(page, 1)), 20)
+        until(page, lambda: update() > n+5, 20)
+        box, before = solid.bounding_box(), solid.screenshot()
+        heat = page.locator('.widget-slider').nth(1).locator('.noUi-handle')
+        heat.focus()
+        for _ in range(30): page.keyboard.press('ArrowRight'); page.wait_for_timeout(20)
+        until(page, lambda: plane.evaluate(ORANGE)[1] > 1.03*after[1] or plane.evaluate(ORANGE)[0] < .8*after[0], 20)
+        run(page, 2)
+        until(page, lambda: any(float(o.split()[1]) > 3 for o in output(page, 2) if 'temperature' in o), 20)
+        turns = frames(solid, 'surfaces')
+        button('stop')
+        page.wait_for_timeout(2500)
+        n, seen, turns = update(), frames(plane), frames(solid, 'surfaces')
+        page.wait_for_timeout(2000)
+        assert (update(), frames(plane)) == (n, seen)    # it rests
+        box = solid.bounding_box()
+        page.mouse.move(box['x']+200, box['y']+200); page.mouse.down(); page.mouse.move(box['x']+260, box['y']+170, steps=4); page.mouse.up()
+        until(page, lambda: frames(solid, 'surfaces') > turns, 10)
+        assert frames(plane) == seen                     # turned without a word to Python
+        run(page, 3)                                     # as on Colab
+        button('train')
+        until(page, lambda: update() > n+20)
+        chains, surfaces, received = measure(page, canvases)
+        print(f'at ten frames a second: chains {chains:.1f}/s, surface {surfaces:.1f}/s, {received/1000:.0f} kB/s received')
+        assert 4 < chains < 11 and received < 200_000
+        button('stop')
+        page.screenshot(path=str(tmp_path/'playground.png'))
+
+def test_watch_in_jupyter(tmp_path):
+    "The same pictures move while a cell trains any model"
+    with opened(tmp_path, '---'.join(PLAYGROUND.split('---')[:1]+PLAYGROUND.split('---')[4:])) as page:
+        run(page, 0); run(page, 1)
+        canvases = page.locator('canvas.hepebm-view')
+        until(page, lambda: canvases.count()==8)
+        plane, solid, loss = (canvases.nth(i) for i in (4,5,6))
+        seen = frames(plane), frames(solid), frames(loss)
+        run(page, 2)
+        until(page, lambda: all(frames(c) >= n+5 for c,n in zip((plane,solid,loss), seen)) or output(page, 2))
+        assert not any('fitted' in o for o in output(page, 2))  # they moved before the cell ended
+        until(page, lambda: any('fitted' in o for o in output(page, 2)), 120)
+        assert plane.evaluate(ORANGE)[0] > 0
 
 def test_slider_offline(tmp_path):
     "The frozen twin moves without a kernel and without the network"
@@ -112,3 +227,19 @@ def test_slider_offline(tmp_path):
         page.mouse.click(box['x']+box['width']-8, box['y']+box['height']/2)
         until(page, lambda: abs(last()-1) < 1e-6, 10)
         context.close()
+
+@pytest.mark.parametrize('suffix', ['gif', 'mp4'])
+def test_film(tmp_path, suffix):
+    "A film is whole or not there"
+    from hepebm.core.views import Plane, export_animation
+    if suffix=='mp4' and not shutil.which('ffmpeg'): pytest.importorskip('imageio_ffmpeg', reason='needs FFmpeg: pip install imageio-ffmpeg')
+    def frames(stop):
+        for i in range(6):
+            if i==stop: raise InterruptedError
+            yield dict(points=[[i/6, 0.]])
+    path = tmp_path/f'film.{suffix}'
+    with pytest.raises(InterruptedError): export_animation(frames(3), Plane(1), path)
+    assert not list(tmp_path.iterdir())
+    export_animation(frames(None), Plane(1), path)
+    assert [p.name for p in tmp_path.iterdir()]==[path.name]
+    assert path.read_bytes()[4:8]==b'ftyp' if suffix=='mp4' else len(path.read_bytes().split(b'\x21\xf9'))-1==6
