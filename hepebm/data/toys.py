@@ -28,6 +28,7 @@ class Dice:
     @property
     def device(self): return self.kw['device'] or 'cpu'
 
+# %% ../../nbs/data/11_toys.ipynb #89076fbc
 class Density:
     "A distribution in the plane"
     def __init__(self,
@@ -174,6 +175,7 @@ def _rings(radii, sd):
         return torch.logsumexp(-((r-R)/sd)**2/2 + torch.special.i0e(r*R/sd**2).log(), 1) - math.log(2*math.pi*sd**2*len(radii))
     return Density(draw, log_p, fine=sd, part=lambda x: (_radius(x)[:,None]-radii.to(x)).abs().argmin(1))
 
+# %% ../../nbs/data/11_toys.ipynb #5970e8a7
 def _banana(wide=1.2, thin=.4, bend=.6):
     def draw(n, dice):
         x,z = wide*dice.normal(n), thin*dice.normal(n)

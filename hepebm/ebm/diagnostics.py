@@ -42,6 +42,7 @@ def grid_log_z(
     x, cell = grid(box, n)
     return (torch.logsumexp(-_sweep(E, x.reshape(-1,2).to(**_like(E))), 0) + math.log(cell)).item()
 
+# %% ../../nbs/ebm/33_diagnostics.ipynb #33d9f50a
 @lru_cache(maxsize=8)
 def _lattice(density, n, margin, far):
     "Points that resolve `density`: a fine grid, and cells four times as wide from `margin` to `far`; their areas, and log p"
@@ -60,6 +61,7 @@ def cells(
     "How many cells a side resolve a density: a quarter of the finest length each, and 480 at least"
     return 24*math.ceil(max(480, (1+2*margin)*max(hi-lo for lo,hi in density.box)*4/density.fine)/24)
 
+# %% ../../nbs/ebm/33_diagnostics.ipynb #3393b74b
 class OnGrid(NamedTuple):
     "What sums over a grid say of a model"
     kl: float         # Divergence of the model from the density, nat
@@ -97,6 +99,7 @@ def _kl(e, log_p, area):
 @lru_cache(maxsize=8)
 def _parts(density, n, margin, far): return density.part(_lattice(density, n, margin, far)[0])
 
+# %% ../../nbs/ebm/33_diagnostics.ipynb #0556dcca
 def grid_kl(
     density,   # With `log_prob` and `box`, as those of `toys`
     E,         # Energy in the plane
@@ -186,6 +189,7 @@ def _draws(xs):
     if xs.ndim<2: raise ValueError(f'chains have shape (steps, chains, ...), not {tuple(xs.shape)}')
     return xs.detach().reshape(*xs.shape[:2], -1).transpose(0, 1).double().cpu().numpy()
 
+# %% ../../nbs/ebm/33_diagnostics.ipynb #c817f0b3
 def to_arviz(
     xs, # A `Trace`, positions (T, N, ...), or a list of states
 ):      # `arviz.InferenceData`

@@ -290,6 +290,28 @@ def _systematic(log_w, ess, g):
     at = (torch.arange(N, device=device)+torch.rand((), generator=g, device=device))/N
     return torch.where(few, torch.searchsorted(log_w.softmax(0).cumsum(0).to(at), at).clamp(max=N-1), torch.arange(N, device=device)), few
 
+def _first(o, x):
+    "Walkers where they begin, with the density they were drawn from if it is known; and log Z"
+    g = o.random.on(x.device)
+    if not isinstance(o.walkers, int): return {k: v.to(x.device) for k,v in _rows(o.walkers).items()}, x.new_zeros(())
+    base = o.base or NormalNoise(x)
+    y = base.sample(o.walkers, g).to(x)
+    return dict(x=y, log_q=base.log_prob(y)), x.new_zeros(())
+
+def _reweighted(o, model, x):
+    "Walkers as states under the weights of now, their log weights and log Z; resampled where it has to be"
+    rows, log_z = o.rows or _first(o, x)
+    E, g = given(model, rows), o.random.on(x.device)
+    s = start(E, rows['x'], g, rows.get('mask'))
+    if 'energy' in rows: log_w = rows['log_w']+rows['energy']-s.energy
+    else: log_w = -s.energy-rows['log_q'] if 'log_q' in rows else torch.zeros_like(s.energy)
+    log_w = log_w.nan_to_num(-1e30, -1e30, -1e30)
+    pick, few = _systematic(log_w, o.ess, g)
+    mean = torch.logsumexp(log_w, 0)-math.log(len(log_w))
+    log_z, log_w = torch.where(few, log_z+mean, log_z), torch.where(few, 0., log_w)
+    rows = {k: v[pick] for k,v in rows.items() if isinstance(v, Tensor) and k not in ('log_w','energy','log_q')} | dict(log_w=log_w)
+    return given(model, rows), s._replace(x=s.x[pick], energy=s.energy[pick], grad=s.grad[pick]), rows, log_z, few
+
 # %% ../../nbs/ebm/32_objectives.ipynb #554f5f14
 @record
 class Jarzynski(nn.Module):
@@ -309,30 +331,9 @@ class Jarzynski(nn.Module):
         _steer(self)
         self.rows = None  # x, what else belongs to a walker, `log_w`, `energy` under the weights of the last update; and log_z
 
-    def _begin(self, x):
-        g = self.random.on(x.device)
-        if not isinstance(self.walkers, int): return {k: v.to(x.device) for k,v in _rows(self.walkers).items()}, x.new_zeros(())
-        base = self.base or NormalNoise(x)
-        y = base.sample(self.walkers, g).to(x)
-        return dict(x=y, log_q=base.log_prob(y)), x.new_zeros(())
-
-    def _reweighted(self, model, x):
-        "Walkers as states under the weights of now, their log weights and log Z; resampled where it has to be"
-        rows, log_z = self.rows or self._begin(x)
-        E, g = given(model, rows), self.random.on(x.device)
-        s = start(E, rows['x'], g, rows.get('mask'))
-        if 'energy' in rows: log_w = rows['log_w']+rows['energy']-s.energy
-        else: log_w = -s.energy-rows['log_q'] if 'log_q' in rows else torch.zeros_like(s.energy)
-        log_w = log_w.nan_to_num(-1e30, -1e30, -1e30)
-        pick, few = _systematic(log_w, self.ess, g)
-        mean = torch.logsumexp(log_w, 0)-math.log(len(log_w))
-        log_z, log_w = torch.where(few, log_z+mean, log_z), torch.where(few, 0., log_w)
-        rows = {k: v[pick] for k,v in rows.items() if isinstance(v, Tensor) and k not in ('log_w','energy','log_q')} | dict(log_w=log_w)
-        return given(model, rows), s._replace(x=s.x[pick], energy=s.energy[pick], grad=s.grad[pick]), rows, log_z, few
-
     def sample(self, model, batch):
         "Walkers, as many as there are rows in the batch, drawn by their weights; and their state"
-        _, s, rows, _, _ = self._reweighted(model, batch['x'])
+        _, s, rows, _, _ = _reweighted(self, model, batch['x'])
         w, g = rows.pop('log_w').softmax(0), self.random.on(s.x.device)
         i = torch.multinomial(w, len(batch['x']), True, generator=g)
         return {k: v[i] for k,v in rows.items()}, s._replace(x=s.x[i], energy=s.energy[i], grad=s.grad[i])
@@ -342,7 +343,7 @@ class Jarzynski(nn.Module):
         batch, # `Arrays` or dict with `x`
     )->dict:   # Terms `nll` (its gradient is that of the likelihood) and `reg`; log Z, the likelihood and the walkers' state to look at
         batch = _rows(batch)
-        E, s, rows, log_z, few = self._reweighted(model, batch['x'])
+        E, s, rows, log_z, few = _reweighted(self, model, batch['x'])
         kernel = _kernel(self, E, s.x)
         if not getattr(kernel, 'exact', True): raise ValueError('walkers need a kernel that keeps the law, as mala or hmc: unadjusted Langevin does not')
         s = _advance(self, E, s._replace(of=E), kernel)
