@@ -15,7 +15,7 @@ import numpy as np, torch
 from ..core.arrays import Arrays, load, save
 from ..core.metrics import mmd
 from ..core.training import Guard, Log, Means, Task, adam, save_model, updates
-from ..core.views import PALETTE, View, curve, raster, scene
+from ..core.views import PALETTE, View, curve, points, raster, scene
 from ..data.jets import DataError
 from ..data.toys import from_image, from_points, grid, toys
 from ..ebm.diagnostics import grid_report, grid_sample
@@ -185,8 +185,12 @@ def _curve_panels(run, names, objectives):
 def _part_panels(results, names, objectives, seed):
     "Mass by part over the truth"
     for t in names:
-        mine = {r['objective']: r['parts'] for r in results if (r['toy'],r['seed'])==(t,seed) and len(r.get('parts', ()))>1}
-        if mine: yield scene(*[curve(np.c_[np.arange(len(p)), np.maximum(p, 1e-4)], label=LABELS[o], **_style(objectives.index(o))) for o,p in mine.items()], xlabel='mode, arm or ring', ylabel='model / density', log=True, title=t)
+        mine = {r['objective']: np.clip(r['parts'], 1e-3, 1e3) for r in results if (r['toy'],r['seed'])==(t,seed) and len(r.get('parts', ()))>1}
+        if not mine: continue
+        all_ = np.concatenate([*mine.values()])
+        n = len(next(iter(mine.values())))
+        marks = [points(np.c_[np.arange(n)+.1*(objectives.index(o)-len(objectives)/2), p], color=PALETTE[objectives.index(o)%7], size=3., alpha=1., label=LABELS[o]) for o,p in mine.items()]
+        yield scene(curve([[-.6,1],[n-.4,1]], '#888888', 1., dash=True), *marks, x=(-.6, n-.4), y=(min(.5, all_.min()/1.2), max(2, all_.max()*1.2)), xlabel='mode, arm or ring', ylabel='model / density', log=True, title=t)
 
 def _tiles(energies, cols=3):
     "Landscapes side by side, by name"
@@ -194,7 +198,7 @@ def _tiles(energies, cols=3):
     for i,e in enumerate(energies.values()):
         c,r = i%cols, rows-1-i//cols
         marks.append(raster(_shade(e), ((1.06*c, 1.06*c+1), (1.06*r, 1.06*r+1))))
-    return scene(*marks, x=(-.03, 1.06*min(cols, len(energies))-.03), y=(-.03, 1.06*rows-.03), title=' | '.join(', '.join(LABELS[o] for o in [*energies][i:i+cols]) for i in range(0, len(energies), cols)), size=(560, 40+180*rows), equal=True)
+    return scene(*marks, x=(-.03, 1.06*min(cols, len(energies))-.03), y=(-.03, 1.06*rows-.03), size=(560, 40+180*rows), equal=True)
 
 # %% ../../nbs/studies/72_toys.ipynb #1031394c
 _laptop = dict(toys='8gaussians,moons,checkerboard,2spirals', objectives='exact,nce,discrepancy,persistent,jarzynski,denoising', seeds=1, seconds=15., updates=None, size=256, width=128, depth=2, fourier=64, scale=4., base=1.5, lr=2e-3,
@@ -246,7 +250,7 @@ def _movie(run, toy, frames):
     if not frames: return
     k = min(map(len, frames.values()))
     names = ['0', *(f'{100*u:.0f} %' for u in LOOKS)][:k]
-    run.movie(f'learning-{toy}', f'{toy}: the landscapes while they are learned; the slider is the part of the budget that is used.', [dict(energies={o: f.energy[i] for o,f in frames.items()}) for i in range(k)], View(lambda energies: _tiles(energies)), names, 'used ')
+    run.movie(f'learning-{toy}', f'{toy}: the landscapes while they are learned, row by row {", ".join(LABELS[o] for o in frames)}. The slider is the part of the budget that is used.', [dict(energies={o: f.energy[i] for o,f in frames.items()}) for i in range(k)], View(lambda energies: _tiles(energies)), names, 'used ')
 
 def _one_log(run, jobs):
     "The logs of all trainings as one, numbered in the order of the table"
