@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-EXTRAS ?= mcmc,hep,gen,hdf,muon,bench,dev
+EXTRAS ?= mcmc,hep,gen,hdf,muon,video,bench,dev
 STAMP := $(VENV)/.installed
 
 .PHONY: install prepare demo test test-long docs bench bench-long clean help
