@@ -748,10 +748,11 @@ def updates(
     guard=None, # A `Guard`
 ):              # Terms after each update, without end
     "The bare loop, one update at a time"
-    train, opt = _source(train), task.opt(task.parameters())
+    train, opt, home = _source(train), task.opt(task.parameters()), task.parameters()[0].device
     for epoch in itertools.count():
         for g in opt.param_groups: g['epoch'] = epoch
         for batch in train.batches(size, shuffle=True, seed=seed+epoch):
+            if home.type!='cpu': batch = _to(batch, home)
             terms,loss = task.terms(batch) if guard is None else guard(task, opt, batch)
             opt.zero_grad(); loss.backward(); opt.step()
             yield terms
