@@ -3,7 +3,7 @@ import signal
 import pytest, torch
 from torch import nn
 from hepebm.core.arrays import Arrays
-from hepebm.core.training import Guard, Task, adam, fit, history, load_model, read_log, save_model
+from hepebm.core.training import Guard, Task, adam, fit, history, load_model, read_log, save_model, updates
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch): monkeypatch.setenv('IN_TEST', '1')
@@ -116,3 +116,35 @@ def test_guard_resumes(cut, tmp_path):
     with pytest.warns(UserWarning, match='update 24'): parts,again,_ = train(tmp_path/'b', cut, 6)
     assert same(whole, parts) and times==again==1 and log['_back'][-1]==1
     with pytest.raises(ValueError, match='guard'): fit(Task(net(), Accident([]), adam(.01)), data(100), epochs=7, size=10, out=tmp_path/'a')
+
+def test_guard_and_average():
+    "What went wrong does not stay in the moving average; and going back over the end of an epoch leaves its learning rate"
+    class Once(torch.autograd.Function):
+        "One update whose loss is fine and whose gradient is not"
+        @staticmethod
+        def forward(ctx, x): return x.clone()
+        @staticmethod
+        def backward(ctx, g): return g*float('nan')
+    fired, rates = [], []
+    def objective(model, batch):
+        loss = mse(model, batch)['mse']
+        rates.append(guard.times)
+        if len(rates)==25: fired.append(1); loss = Once.apply(loss)
+        return dict(mse=loss)
+    model, guard = net(), Guard(every=4)
+    with pytest.warns(UserWarning, match='not finite'): fit(Task(model, objective, adam(.01)), data(100), epochs=6, size=10, ema=.9, guard=guard)
+    assert guard.times==1 and all(p.isfinite().all() for p in model.parameters())
+    model, guard, seen = net(), Guard(every=8), []
+    opt = adam(.04, decay=.5)(model.parameters())
+    bad = lambda n: lambda m, b: dict(mse=mse(m, b)['mse']*(float('nan') if len(seen)==n and not guard.times else 1))
+    task = Task(model, bad(22), lambda ps: opt)
+    with pytest.warns(UserWarning, match='not finite'):
+        for _ in zip(range(28), updates(task, data(100), 10, guard=guard)): seen.append(opt.param_groups[0]['lr'])
+    assert guard.times==1 and seen[21]==.04*.25 and seen[22]==.04*.25*.5
+
+def test_updates_follow_the_model():
+    "Batches that are drawn on the CPU come to the model's device"
+    from hepebm.data.toys import toys
+    model = nn.Linear(2, 1).to('meta')
+    terms = next(updates(Task(model, lambda m, b: dict(a=m(b['x']).mean())), toys['moons'], 8))
+    assert terms['a'].device.type=='meta'

@@ -503,6 +503,7 @@ def _begin(run, rank):
     else: _seed(run)
     if run.restored: run.means.sums = dict(run.restored['own'][rank]['means'])
     if run.ema: run.average = [a.detach().clone().to(p) for a,p in zip(run.average or run.model.parameters(), run.model.parameters())]
+    if run.guard and run.ema: run.guard.average = run.average
 
 # %% ../../nbs/core/02_training.ipynb #21823da7
 class _Training:
@@ -765,7 +766,7 @@ class Guard:
     every:int = 50     # Updates between two states that are kept; the last two are
     slower:float = .5  # Factor on the learning rate each time
     most:int = 8       # Times; then the training ends
-    def __post_init__(self): self.kept, self.seen, self.times = [], 0, 0
+    def __post_init__(self): self.kept, self.seen, self.times, self.average = [], 0, 0, []  # `average`: more weights that go back, as those of `fit(ema=)`
 
     def why(self, terms, loss):
         "What is wrong, or nothing"
@@ -783,16 +784,18 @@ class Guard:
         if self.seen%self.every==0: self.keep(task, opt)
         self.seen += 1
         return {**terms, '_back': torch.full_like(loss.detach(), self.times)}, loss
+    def parts(self, task): return [(k, v) for k,v in stateful((task.model, task.objective)).items() if v is not self]
     def keep(self, task, opt):
-        now = {k: get_state(v) for k,v in stateful((task.model, task.objective)).items()}
-        self.kept = self.kept[-1:] + [_tree(lambda t: t.detach().clone(), dict(parts=now, opt=opt.state_dict()))]
+        now = {k: get_state(v) for k,v in self.parts(task)}
+        self.kept = self.kept[-1:] + [_tree(lambda t: t.detach().clone(), dict(parts=now, opt=opt.state_dict(), average=self.average))]
     def back(self, task, opt, why):
         self.times += 1
         warnings.warn(f'update {self.seen}: {why}; back to an earlier state, learning rate times {self.slower**self.times:g}', stacklevel=4)
         old, self.kept = _tree(lambda t: t.clone(), self.kept[0]), self.kept[:1]
-        for k,v in stateful((task.model, task.objective)).items(): set_state(v, old['parts'][k])
+        for k,v in self.parts(task): set_state(v, old['parts'][k])
+        for a,b in zip(self.average, old['average']): a.copy_(b)
+        epochs, brake = [g.get('epoch', 0) for g in opt.param_groups], self.slower**self.times
         opt.load_state_dict(old['opt'])
-        brake = self.slower**self.times
-        for g in opt.param_groups: g.update(lr=g['lr']*brake/g.get('brake', 1.), brake=brake)
+        for g,epoch in zip(opt.param_groups, epochs): g.update(lr=g['lr']*brake/g.get('brake', 1.), brake=brake, epoch=epoch)
     def get_extra_state(self): return dict(kept=self.kept, seen=self.seen, times=self.times)
     def set_extra_state(self, state): self.kept, self.seen, self.times = state['kept'], state['seen'], state['times']
