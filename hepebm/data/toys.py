@@ -76,6 +76,7 @@ class Density:
     )->Tensor:    # (...), of x's dtype and device
         "Logarithm of the density in nats, differentiable"
         if x.shape[-1]!=2: raise ValueError(f'points of the plane have 2 coordinates, not {x.shape[-1]}')
+        if x.dtype in (torch.float16, torch.bfloat16): return self.log_prob(x.float()).to(x.dtype)
         return torch.cat([self.log_p(v) for v in x.reshape(-1,2).split(self.rows)]).reshape(x.shape[:-1])
 
 # %% ../../nbs/data/11_toys.ipynb #3fe7f0cc
@@ -237,17 +238,23 @@ def grid(
     return _xy(x, y), (x1-x0)*(y1-y0)/n**2
 
 # %% ../../nbs/data/11_toys.ipynb #f6f4919d
+def _read_image(path):
+    import matplotlib.image
+    try: return matplotlib.image.imread(path)
+    except OSError: raise
+    except Exception as e: raise ValueError(f'{path} is not a picture that can be read here (.png, or what Pillow reads): {e}') from e
+
 def from_image(
     image,      # (H, W) or (H, W, channels) brightness, first row on top; or a path that matplotlib can read
     box=(-4,4), # Where the picture lies
+    most=256,   # Pixels a side; of a larger picture they are averages
 )->Density:
     "The picture as a density, constant within a pixel and 0 outside"
-    if not hasattr(image, 'ndim'):
-        import matplotlib.image
-        image = matplotlib.image.imread(image)
+    if not hasattr(image, 'ndim'): image = _read_image(image)
     p = torch.as_tensor(np.array(image), dtype=torch.float64)
     p = (p[...,:3].mean(-1) if p.ndim==3 else p).flip(0)
     if p.ndim!=2 or not (p>=0).all() or not 0<p.sum()<math.inf: raise ValueError('an image is (H, W) of numbers >= 0, not all 0')
+    if (big := max(p.shape)/most)>1: p = torch.nn.functional.adaptive_avg_pool2d(p[None], [max(1, round(v/big)) for v in p.shape])[0]
     H,W = p.shape
     lo,hi = torch.tensor(_box(box), dtype=torch.float64).T
     pixel = (hi-lo)/torch.tensor([W,H])

@@ -58,10 +58,17 @@ def cells(
     density,   # With `box` and `fine`
     margin=.1, # As in `grid_report`
 )->int:
-    "How many cells a side resolve a density: a quarter of the finest length each, and 480 at least"
-    return 24*math.ceil(max(480, (1+2*margin)*max(hi-lo for lo,hi in density.box)*4/density.fine)/24)
+    "How many cells a side resolve a density: a quarter of the finest length each, 480 at least and 4800 at most"
+    return min(4800, math.ceil(max(480, (1+2*margin)*max(hi-lo for lo,hi in density.box)*4/density.fine)))
 
 # %% ../../nbs/ebm/33_diagnostics.ipynb #3393b74b
+def _aligned(n, margin, far):
+    "The first number of cells from `n` on for which fine and wide cells meet without a gap"
+    fits = lambda m: all(abs(v-round(v))<1e-9 for v in (m*(far-margin)/4/(1+2*margin), m*(1+2*far)/4/(1+2*margin)))
+    for m in range(n, n+1000):
+        if fits(m): return m
+    raise ValueError(f'margin={margin}, far={far}: no number of cells near {n} fits both; take .1 and 1')
+
 class OnGrid(NamedTuple):
     "What sums over a grid say of a model"
     kl: float         # Divergence of the model from the density, nat
@@ -79,7 +86,7 @@ def grid_report(
     far=1.,    # How much wider the coarse ones do: mass that the model puts out there counts
 )->OnGrid:
     "How far a model is from a density that is known, by sums over a grid"
-    n = n or cells(density, margin)
+    n = _aligned(n or cells(density, margin), margin, far)
     x, area, log_p = _lattice(density, n, margin, far)
     e, inner = _sweep(E, x.to(**_like(E))).cpu(), torch.arange(n*n).reshape(n, n)
     kl, log_z = _kl(e, log_p, area)
@@ -274,6 +281,7 @@ def health(
     batch,     # Data: `Arrays` or a dict with `x`
 )->dict:       # energies `data` and `samples`; temperatures `t_data` `t_samples`; mean `age` of the chains in updates, NaN if they have none
     "What the chains of a training say of it; looking changes nothing"
+    if not hasattr(objective, 'sample'): raise ValueError(f'{getattr(objective, "__name__", type(objective).__name__)} has no chains to look at: health is for MLE and Jarzynski')
     rows, mode = dict(x=batch) if isinstance(batch, Tensor) else dict(batch.items()), objective.training
     rows = {k: v[:getattr(getattr(objective, 'pool', None), 'size', None)] for k,v in rows.items()}
     try: chains = objective.eval().sample(model, rows)[0]

@@ -11,7 +11,7 @@ __all__ = ['MLE', 'exact_sm', 'hutchinson_sm', 'sliced_sm', 'denoising_sm', 'Nor
 # %% ../../nbs/ebm/32_objectives.ipynb #27f9567c
 import copy, math
 from functools import partial
-import torch
+import numpy as np, torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 from ..core.training import record
@@ -55,6 +55,7 @@ class MLE(nn.Module):
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
+        batch = _rows(batch)
         x = batch['x']
         rows = batch if self.pool is None else self.pool.draw(len(x), x.device)
         E = given(model, rows)
@@ -92,9 +93,15 @@ def _traced(E, s):
 
 def _steer(o):
     "Keep the step bound to `o.make` where it can be changed, if there is an acceptance to steer it to"
-    if o.accept: o.register_buffer('step', torch.tensor(float(o.make.keywords['step'])))
+    if not o.accept: return
+    if 'step' not in getattr(o.make, 'keywords', {}): raise ValueError('accept= steers a step: bind one, as partial(mala, step=.01)')
+    o.register_buffer('step', torch.tensor(float(o.make.keywords['step'])))
 
-def _kernel(o, E, x): return o.make(E) if not o.accept else o.make(E, step=o.step.to(x))
+def _kernel(o, E, x):
+    kernel = o.make(E) if not o.accept else o.make(E, step=o.step.to(x))
+    if o.accept and not getattr(kernel, 'exact', True): raise ValueError('accept= steers the step by the acceptance, and unadjusted Langevin accepts everything: take mala or hmc, or leave accept out')
+    if getattr(kernel, 'warm', 0): raise ValueError('a kernel that warms up (tune, nuts, parallel_tempering) would begin anew in every update: take mala, hmc or no_u_turn with a step, accept= to steer it, and jump to cross barriers')
+    return kernel
 
 def _advance(o, E, s, kernel=None):
     "`o.n` steps, the last of them traced if gradients go through; and the step steered"
@@ -118,7 +125,7 @@ def _entropy(x, pool, rows, most=2000):
     mask, dims = rows.get('mask'), x[0].numel()
     x = (x if mask is None else torch.where(_wide(mask, x), x, 0)).flatten(1)
     others, own = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device)
-    if pool is not None and pool.size>len(x):
+    if pool is not None and pool.rows is not None and pool.size>len(x):
         free = torch.ones(pool.size, dtype=torch.bool, device=x.device).index_fill(0, rows['slot'], False)
         rest = pool.rows['x'].flatten(1)[free.int().argsort(descending=True, stable=True)[:min(most, pool.size-len(x))]]
         others, own = torch.cat([others, rest]), torch.cat([own, own.new_zeros(len(x), len(rest))], 1)
@@ -180,6 +187,8 @@ class denoising_sm(nn.Module):
         seed=0,   # Of the noise
     ):
         super().__init__()
+        if isinstance(sigma, Tensor): sigma = sigma.tolist()
+        if widen<1 or over<1 or not np.all(np.asarray(sigma)>0): raise ValueError(f'sigma={sigma}, widen={widen}, over={over}: widths are positive, widen and over at least 1')
         self.sigma, self.scale, self.widen, self.over, self.t, self.random = sigma, scale, widen, over, 0, Random(seed, 'denoising')
     def get_extra_state(self): return self.t
     def set_extra_state(self, state): self.t = state
@@ -333,6 +342,7 @@ class Jarzynski(nn.Module):
 
     def sample(self, model, batch):
         "Walkers, as many as there are rows in the batch, drawn by their weights; and their state"
+        batch = _rows(batch)
         _, s, rows, _, _ = _reweighted(self, model, batch['x'])
         w, g = rows.pop('log_w').softmax(0), self.random.on(s.x.device)
         i = torch.multinomial(w, len(batch['x']), True, generator=g)
@@ -439,7 +449,9 @@ def recipes(
     make = jump(partial(mala, step=.6*fine**2), prior)
     def chains(**kw): return MLE(make, 10, accept=.57, reg=1e-3, seed=seed, **kw)
     def pool(fresh): return Pool(lambda n,g: prior.sample(n, g), 512, fresh, seed)
-    wider = box and [(lo-(hi-lo)/4, hi+(hi-lo)/4) for lo,hi in box]
-    return dict(exact=lambda: GridMLE(wider, 160, seed), nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
+    def exact():
+        if box is None: raise ValueError('exact likelihood sums over a box: recipes(x, fine, box)')
+        return GridMLE([(lo-(hi-lo)/4, hi+(hi-lo)/4) for lo,hi in box], 160, seed)
+    return dict(exact=exact, nce=lambda: NCE(wide, 4, seed), discrepancy=lambda: energy_discrepancy([.05*spread, .15*spread, .5*spread], 16, seed=seed),
         persistent=lambda: chains(pool=pool(0.)), jarzynski=lambda: Jarzynski(make, 1024, n=2, base=prior, accept=.57, seed=seed), cd=chains, shortrun=lambda: chains(pool=pool(1.)),
         denoising=lambda: denoising_sm(fine, widen=.5*spread/fine, over=1500, seed=seed), sliced=lambda: sliced_sm, hutchinson=lambda: hutchinson_sm)

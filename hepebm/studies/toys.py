@@ -62,12 +62,13 @@ def train_toy(
     seed=0,
     log=None,  # A `Log`
     device='cpu',
-):             # energy, budget that was used, times it went back, frames by look
+):             # energy, budget that was used (with `back`, how often the guard went back, and `untrained`, the KL at first), frames by look
     "Train one energy on one density"
     torch.manual_seed(seed)
     x = density.sample(4000, seed+1).to(device)
     E = MLPEnergy(width=s.width, depth=s.depth, fourier=s.fourier, scale=s.scale, base=s.base).to(device).fit(x)
     budget, guard, looks, frames = Budget(s.seconds, s.updates, time.process_time if str(device)=='cpu' else time.perf_counter), Guard(), [*LOOKS], [(0, 0., _frame(density, E))]
+    untrained = grid_report(density, E, 240, far=.5).kl
     task, means, log = Task(E, recipes(x, density.fine, density.box, seed)[objective](), adam(s.lr, budget.rate)), Means(), log or Log()
     for terms in budget.spend(updates(task, density, s.size, seed+2, guard)):
         means.add(terms, s.size)
@@ -76,7 +77,8 @@ def train_toy(
         if look or budget.n%50==0: log.add(step=budget.n, epoch=0, seconds=budget.spent, **means.take(), **(dict(kl=grid_report(density, E, 240, far=.5).kl) if look else {}))
         while looks and budget.used>=looks[0]: looks.pop(0)
     n,seconds,z = zip(*frames)
-    return E, budget, guard.times, Arrays(step=torch.tensor(n), seconds=torch.tensor(seconds), energy=torch.stack(z))
+    budget.untrained, budget.back = untrained, guard.times
+    return E, budget, Arrays(step=torch.tensor(n), seconds=torch.tensor(seconds), energy=torch.stack(z))
 
 # %% ../../nbs/studies/72_toys.ipynb #3c04a902
 def judge_toy(
@@ -104,11 +106,14 @@ def _density(name, data=None):
     if data is None: return toys[name]
     path = Path(data).expanduser()
     if not path.is_file(): raise FileNotFoundError(f'{data}: no such file; this study takes a picture (.png .jpg) or points in the plane (.csv .npy .txt)')
-    if path.suffix.lower() in ('.png','.jpg','.jpeg','.gif','.bmp'): return from_image(path)
+    if path.suffix.lower() in ('.png','.jpg','.jpeg','.gif','.bmp'):
+        try: return from_image(path)
+        except ValueError as e: raise DataError(str(e) if data in str(e) else f'{data}: {e}') from e
     if path.suffix.lower() not in ('.csv','.npy','.txt'): raise DataError(f'{data}: this study takes a picture (.png .jpg) or points in the plane (.csv .npy .txt)')
     try: x = np.load(path, allow_pickle=False) if path.suffix=='.npy' else np.loadtxt(path, delimiter=',' if path.suffix=='.csv' else None, ndmin=2)
     except ValueError as e: raise DataError(f'{data} does not hold numbers in rows of two: {e}') from e
     if x.ndim!=2 or x.shape[1]!=2 or len(x)<10 or not np.isfinite(x).all(): raise DataError(f'{data} holds an array of shape {x.shape}: expected 10 points or more, as finite numbers in rows of two')
+    if (x.std(0)==0).any(): raise DataError(f'{data}: all points have the same {"xy"[int(x.std(0)[0]!=0)]}; a density in the plane needs both')
     return from_points(x, float(x.std(0).mean())*len(x)**(-1/6))
 
 def _job(name, objective, seed, s, out, data, device):
@@ -119,8 +124,9 @@ def _job(name, objective, seed, s, out, data, device):
     torch.set_num_threads(1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        E,budget,back,frames = train_toy(density, objective, s, seed, Log(folder/'log.csv'), device)
-        result = dict(toy=name, objective=objective, seed=seed, seconds=budget.spent, updates=budget.n, went_back=back, **judge_toy(density, E, s, seed))
+        E,budget,frames = train_toy(density, objective, s, seed, Log(folder/'log.csv'), device)
+        result = dict(toy=name, objective=objective, seed=seed, seconds=budget.spent, updates=budget.n, went_back=budget.back, untrained=budget.untrained, **judge_toy(density, E, s, seed))
+        if not all(math.isfinite(result[k]) for k in ('kl','nll')): raise FloatingPointError('the trained energy is not finite everywhere')
     except FloatingPointError as e: result, E = dict(toy=name, objective=objective, seed=seed, diverged=str(e)), None
     finally: torch.set_num_threads(threads)
     if E is not None: save_model(Path(out)/'model'/folder.name, E), save(frames, folder/'frames.safetensors')
@@ -215,13 +221,14 @@ def _names_known(s):
     if s['draws']>s['test'] or s['chains']>s['test']: raise ValueError(f'draws={s["draws"]}, chains={s["chains"]}: expected at most test={s["test"]}')
 
 @study('toys', _laptop, _names_known, smoke=dict(toys='8gaussians,moons', objectives='nce,persistent,denoising', updates=40, width=32, fourier=16, test=1000, draws=300, chains=50, chain_steps=20),
-    paper=dict(toys=','.join(toys), objectives='exact,nce,discrepancy,persistent,jarzynski,cd,denoising,sliced,shortrun', seeds=3))
+    paper=dict(toys=','.join(toys), objectives='exact,nce,discrepancy,persistent,jarzynski,cd,denoising,sliced,hutchinson,shortrun', seeds=3))
 def toys_study(
     run,       # Where it goes
     data=None, # A picture or points in a file, instead of the toys
 ):
     "Objectives on densities in the plane that are known: divergence, likelihood and mode weights at equal CPU time"
     from joblib import Parallel, cpu_count, delayed
+    if run.trainer.get('devices', 1)>1 or run.trainer.get('precision'): raise ValueError('toys trains many small networks, each on one device in single precision: leave out --devices and --precision; --jobs spreads them over cores')
     s, objectives = run.set, run.set.objectives.split(',')
     names = s.toys.split(',') if data is None else [Path(data).stem]
     densities = {t: _density(t, data) for t in names}
@@ -276,4 +283,5 @@ def _verdict(results, objectives, names):
     if any(o in objectives for o in ('denoising','sliced','hutchinson')): words.append('Score matching at one noise level sees the slope of the energy where data are, and nothing of the height of one mode above another with no data between them: its mode weights are an accident of the network, not an estimate.')
     words += say('The guard had to go back for', listed(lambda r: r.get('went_back')))
     words += say('Diverged in spite of it', listed(lambda r: 'diverged' in r)) or ['Nothing diverged.']
+    words += say('Further from the density than before training', listed(lambda r: 'kl' in r and r['kl']>r['untrained']))
     return ' '.join(words)
