@@ -69,6 +69,9 @@ class Task:
     objective: Callable        # `(model, batch) -> dict` of named scalar terms, whose sum is the loss (but for those to look at, `_name`); a module's own parameters are trained too
     opt: Callable = adam(1e-3) # Parameters -> torch optimiser
 
+    def __post_init__(self):
+        for name,what in dict(objective='(model, batch) -> dict of terms', opt='parameters -> optimiser, as adam(1e-3)').items():
+            if not callable(getattr(self, name)): raise TypeError(f'{name} is a function, {what}; got {getattr(self, name)!r:.60}')
     def parameters(self):
         "All that is trained, those of an objective that is a module included"
         return list(dict.fromkeys(p for m in (self.model, self.objective) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad))
@@ -674,7 +677,10 @@ def fit(
 )->Arrays:       # The log: `step epoch <terms> loss valid_<terms> valid_loss`
     "Train `task`; killed and started again, it ends with the same weights"
     from lightning.pytorch import Trainer
+    if not isinstance(task, Task): raise TypeError(f'fit trains a Task(model, objective), not a {type(task).__name__}')
     _check_frozen(task)
+    if any(isinstance(c, Guard) for c in trainer.get('callbacks') or []): raise TypeError('a Guard is no callback: fit(..., guard=Guard())')
+    if getattr(train, 'endless', False) and trainer.get('limit_train_batches') is None: raise ValueError('this set has no end: say how many batches make an epoch, limit_train_batches=100')
     if type(limit := trainer.pop('limit_train_batches', None)) not in (int, type(None)): raise ValueError(f'limit_train_batches is a number of batches, not {limit}')
     home = task.parameters()[0].device
     callbacks, every = trainer.pop('callbacks', None) or [], trainer.pop('log_every_n_steps', 50)
@@ -766,7 +772,9 @@ class Guard:
     every:int = 50     # Updates between two states that are kept; the last two are
     slower:float = .5  # Factor on the learning rate each time
     most:int = 8       # Times; then the training ends
-    def __post_init__(self): self.kept, self.seen, self.times, self.average = [], 0, 0, []  # `average`: more weights that go back, as those of `fit(ema=)`
+    def __post_init__(self):
+        if self.limit<=0 or self.every<1 or not 0<self.slower<=1 or self.most<0: raise ValueError(f'{self}: limit is positive, every 1 or more, slower between 0 and 1')
+        self.kept, self.seen, self.times, self.average = [], 0, 0, []  # `average`: more weights that go back, as those of `fit(ema=)`
 
     def why(self, terms, loss):
         "What is wrong, or nothing"

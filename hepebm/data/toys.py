@@ -31,6 +31,7 @@ class Dice:
 # %% ../../nbs/data/11_toys.ipynb #89076fbc
 class Density:
     "A distribution in the plane"
+    endless = True  # as a training set
     def __init__(self,
         draw,          # `(n, dice)` -> (n, 2)
         log_p,         # (N, 2) -> (N,), normalised
@@ -275,5 +276,6 @@ def from_points(
 )->Density:
     "Gaussian kernel density of points"
     points = torch.as_tensor(points)
+    if points.ndim!=2 or points.shape[1]!=2 or not bandwidth>0: raise ValueError(f'points are (M, 2) and the bandwidth positive; got {tuple(points.shape)} and {bandwidth}')
     lo,hi = points.amin(0)-4*bandwidth, points.amax(0)+4*bandwidth
     return mixture(points, sd=bandwidth, box=torch.stack([lo,hi], 1).tolist(), group=torch.zeros(len(points), dtype=torch.long))

@@ -16,13 +16,13 @@ import numpy as np, torch
 from torch import Tensor
 from ..core.views import PALETTE, View, bars, scene
 from ..data.toys import grid
-from .energies import energy_grad, given
+from .energies import energy_grad, given, one_each
 from .samplers import State, generator, hmc, run, start, swap_rates
 
 # %% ../../nbs/ebm/33_diagnostics.ipynb #26e39381
 def _sweep(f, x, rows=2**16):
     "`f` on many points, without a graph, in double precision"
-    with torch.no_grad(): return torch.cat([f(o).double() for o in x.split(rows)])
+    with torch.no_grad(): return torch.cat([one_each(f(o), o).double() for o in x.split(rows)])
 
 def _like(E):
     "dtype and device of the parameters of `E`"
