@@ -53,7 +53,7 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
-_optional = 'warm','depth','last'
+_optional = 'warm','depth','last','updates'
 
 def _typed(key, value, like):
     "`value` (text from the command line, or not) as the kind of thing that `like` is"
@@ -558,6 +558,7 @@ _laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, po
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
 
 def _enough_chains(s):
+    if s['updates']<1: raise ValueError(f'updates={s["updates"]}: expected 1 or more')
     if s['particles']<2 or s['test']<20 or s['train']<50: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 50')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
