@@ -33,24 +33,27 @@ def loop(E, x, step, n):
         x = x.detach()-step*g+(2*step)**.5*torch.randn_like(x)
     return x
 
-def cpu(f):
-    t = time.process_time(); f(); return time.process_time()-t
+def cpu(f, device='cpu'):
+    "Seconds: of the processor, or with a GPU of the clock"
+    if device=='cpu': t = time.process_time(); f(); return time.process_time()-t
+    torch.cuda.synchronize(); t = time.perf_counter(); f(); torch.cuda.synchronize()
+    return time.perf_counter()-t
 
-def speed(rounds):
+def speed(rounds, device='cpu'):
     torch.manual_seed(0)
-    E = MLPEnergy()
+    E = MLPEnergy().to(device)
     T = Theirs(E)
     print('\n| kernel | chains | torchebm [steps/s] | hepebm / torchebm | ebmkit / torchebm | plain loop / torchebm |\n|---|---|---|---|---|---|')
     for name,chains,n in (('Langevin',4096,20),('Langevin',512,80),('Langevin',64,200),('HMC, 10 leaps',4096,2),('HMC, 10 leaps',64,20)):
-        x = torch.randn(chains, 2)
+        x = torch.randn(chains, 2, device=device)
         if name=='Langevin':
-            a = LangevinDynamics(T, step_size=.01)
+            a = LangevinDynamics(T, step_size=.01, device=device)
             fs = [lambda: a.sample(x=x.clone(), n_steps=n), lambda: run(langevin(E, .01), start(E, x, 0), n), lambda: peer.LangevinDynamics(step_size=.01).sample(E, x, steps=n), lambda: loop(E, x, .01, n)]
         else:
-            a = HamiltonianMonteCarlo(T, step_size=.05, n_leapfrog_steps=10)
+            a = HamiltonianMonteCarlo(T, step_size=.05, n_leapfrog_steps=10, device=device)
             fs = [lambda: a.sample(x=x.clone(), n_steps=n), lambda: run(hmc(E, .05, 10), start(E, x, 0), n), lambda: peer.HMC(step_size=.05, leapfrog_steps=10).sample(E, x, steps=n)]
         for f in fs: f()
-        t = np.array([[cpu(f) for f in fs] for _ in range(rounds)])
+        t = np.array([[cpu(f, device) for f in fs] for _ in range(rounds)])
         q = np.quantile(t[:,:1]/t, (.16,.5,.84), axis=0)
         print(f'| {name} | {chains} | {n/np.median(t[:,0]):.0f} | '+' | '.join(f'**{q[1,i]:.2f}** [{q[0,i]:.2f}, {q[2,i]:.2f}]' for i in range(1, len(fs)))+(' |' if len(fs)==4 else ' | |'), flush=True)
 
@@ -131,4 +134,6 @@ def efficiency(rounds, burn=100, keep=400):
 if __name__=='__main__':
     rounds = int(sys.argv[1]) if len(sys.argv)>1 else 9
     print(f'torch {torch.__version__}, torchebm {version("torchebm")}, ebmkit {version("ebmkit")}, Python {platform.python_version()}, {platform.processor() or platform.machine()}, one thread, {rounds} rounds')
-    for part in sys.argv[2:] or ('speed','gradients','efficiency'): globals()[part](rounds)
+    if 'cuda' in sys.argv: print(torch.cuda.get_device_name()); speed(rounds, 'cuda')
+    else:
+        for part in sys.argv[2:] or ('speed','gradients','efficiency'): globals()[part](rounds)
