@@ -119,6 +119,11 @@ print('temperature', round(p.temperature, 3))
 ---
 p.view.every, p.view.rate = .1, 200_000
 ---
+import asyncio, time
+steps, began = p.chains.steps, time.time()
+await asyncio.sleep(5)
+print('chainsteps', (p.chains.steps-steps)/(time.time()-began))
+---
 from functools import partial
 import torch
 from hepebm.core.arrays import Arrays
@@ -146,7 +151,14 @@ def measure(page, canvases, seconds=6):
     a = now(); page.wait_for_timeout(1000*seconds); b = now()
     return [(v-u)/(b[0]-a[0]) for u,v in zip(a[1:], b[1:])]
 
+def bar(least, idle):
+    "What is asked of a machine: on a busy one, a part"
+    asked = (.9 if idle else .4)*least
+    print(f'at least {asked:.1f}, as the machine is {"idle" if idle else "busy"}')
+    return asked
+
 def test_playground_in_jupyter(tmp_path):
+    idle = os.getloadavg()[0] < 1
     with opened(tmp_path, PLAYGROUND) as page:
         run(page, 0)
         canvases = page.locator('canvas.hepebm-view')
@@ -162,7 +174,12 @@ def test_playground_in_jupyter(tmp_path):
         assert after[0] < .8*before[0]                   # chains that were anywhere have gathered in the wells
         chains, surfaces, received = measure(page, canvases)
         print(f'training: chains {chains:.1f}/s, surface {surfaces:.1f}/s, {received/1000:.0f} kB/s received')
-        assert chains > 8 and surfaces > 2
+        assert chains > bar(20, idle) and surfaces > bar(4, idle)
+        run(page, 4)
+        until(page, lambda: any('chainsteps' in o for o in output(page, 4)), 30)
+        rate = float(re.search(r'chainsteps ([\d.]+)', ' '.join(output(page, 4)))[1])
+        print(f'{rate:.0f} steps of a chain a second, {rate/5000/chains:.0%} of all chains between two frames')
+        assert rate > 5000*bar(2, idle)
         n = update()
         run(page, 1)                                     # another cell runs while it trains
         until(page, lambda: any('meanwhile True' in o for o in output(page, 1)), 20)
@@ -189,13 +206,39 @@ def test_playground_in_jupyter(tmp_path):
         until(page, lambda: update() > n+20)
         chains, surfaces, received = measure(page, canvases)
         print(f'at ten frames a second: chains {chains:.1f}/s, surface {surfaces:.1f}/s, {received/1000:.0f} kB/s received')
-        assert 4 < chains < 11 and received < 200_000
+        assert bar(10, idle) < chains < 11 and received < 200_000
         button('stop')
         page.screenshot(path=str(tmp_path/'playground.png'))
 
+RERUN = '''
+from hepebm.ebm.playground import *
+all_of_them = []
+---
+p = Playground(chains=250); all_of_them.append(p)
+p
+---
+q = Playground(chains=250); all_of_them.append(q)
+q
+---
+for o in all_of_them: o.start()
+---
+print('working', [o.loop.on for o in all_of_them if o.loop])
+'''
+
+def test_rerun_stops_the_orphan(tmp_path):
+    "A cell that is run again stops the playground that it showed, and no other"
+    with opened(tmp_path, RERUN) as page:
+        for i in range(4): run(page, i)
+        run(page, 4)
+        until(page, lambda: any('working [True, True]' in o for o in output(page, 4)), 60)
+        run(page, 1)
+        page.wait_for_timeout(2000)
+        run(page, 4)
+        until(page, lambda: any('working [False, True]' in o for o in output(page, 4)), 60)
+
 def test_watch_in_jupyter(tmp_path):
     "The same pictures move while a cell trains any model"
-    with opened(tmp_path, '---'.join(PLAYGROUND.split('---')[:1]+PLAYGROUND.split('---')[4:])) as page:
+    with opened(tmp_path, '---'.join(PLAYGROUND.split('---')[:1]+PLAYGROUND.split('---')[5:])) as page:
         run(page, 0); run(page, 1)
         canvases = page.locator('canvas.hepebm-view')
         until(page, lambda: canvases.count()==8)

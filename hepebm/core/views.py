@@ -129,9 +129,18 @@ def _still(s, ax):
         if m['kind']=='bars': ax.stairs(m['y'], m['edges'], fill=True, alpha=.15, color=m['color']); ax.stairs(m['y'], m['edges'], lw=1.5, **kw)
         if m['kind']=='raster': _image(m, ax)
     ax.set(xlim=s['x'], ylim=s['y'], xlabel=s['xlabel'], ylabel=s['ylabel'], title=s['title'], yscale='log' if s['log'] else 'linear')
+    if s['log']: ax.set_yticks(at := _log_ticks(*s['y']), [f'{v:.2g}' for v in at]); ax.minorticks_off()
     if s['equal']: ax.set_aspect('equal')
     if any(m.get('label') for m in s['marks']): ax.legend(frameon=False, fontsize=8, markerscale=2)
     return ax
+
+def _log_ticks(lo, hi):
+    "A few places on a logarithmic axis, however long or short it is"
+    a,b = np.log10([lo, hi])
+    within = [1,1.5,2,3,5,7] if b-a<.7 else [1,2,5] if b-a<2.2 else [1]
+    powers = np.arange(np.floor(a), b+1e-9, max(1, round((b-a)/5)) if len(within)==1 else 1)
+    at = [v for e in powers for m in within if lo*(1-1e-9) <= (v := m*10.**e) <= hi*(1+1e-9)]
+    return at if len(at)>1 else [lo, hi]
 
 def _colormap():
     from matplotlib.colors import LinearSegmentedColormap
@@ -436,7 +445,19 @@ class Curves(View):
                 s.append((len(s) if step is None else float(step), float(v)))
     def _draw(self):
         thin = lambda s: s if len(s) <= self.most else [s[i] for i in np.linspace(0, len(s)-1, self.most).astype(int)]
-        return scene(*[curve(thin(s), PALETTE[i%len(PALETTE)], label=k) for i,(k,s) in enumerate(self.series.items())], xlabel='step', title=self.title, log=self.log, size=self.size)
+        marks = [mark for i,(k,s) in enumerate(self.series.items()) for mark in _traced(thin(s), PALETTE[i%len(PALETTE)], k)]
+        return scene(*marks, **self._room(), xlabel='step', title=self.title, log=self.log, size=self.size)
+    def _room(self):
+        "Axes with room for what will come, as long as there is one step only"
+        at = np.array([p for s in self.series.values() for p in s]).reshape(-1, 2)
+        y = at[np.isfinite(at[:,1]) & (at[:,1]>(0 if self.log else -np.inf)),1]
+        if len(np.unique(at[:,0]))!=1 or not len(y): return {}
+        lo, hi, pad = y.min(), y.max(), np.abs(y).max()/2 or .5
+        return dict(x=(min(0, at[0,0]), at[0,0]+10), y=(lo/3, hi*3) if self.log else (lo-pad, hi+pad))
+
+def _traced(s, color, label):
+    "A curve, whose first point is a disc as long as it is alone"
+    return [curve(s, color, label=label), *([points(s, color, alpha=1.)] if len(s)==1 else [])]
 
 # %% ../../nbs/core/01_views.ipynb #5b8aa321
 class Bars(View):

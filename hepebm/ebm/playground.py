@@ -8,10 +8,11 @@ Docs: https://hepebm.github.io/hepebm/ebm/playground.html.md"""
 __all__ = ['OBJECTIVES', 'KERNELS', 'CELLS', 'Chains', 'Board', 'Playground', 'Loop', 'Panel', 'watch_frame']
 
 # %% ../../nbs/ebm/34_playground.ipynb #dd77fe30
-import asyncio, copy, html, math, os, sys, time
+import asyncio, copy, html, math, os, sys, time, warnings, weakref
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from numbers import Real
 import torch
 from fastcore.basics import patch
 from ..core.arrays import Arrays
@@ -20,19 +21,21 @@ from ..core.views import Curves, Plane, Row, Surface, export_animation as write_
 from ..data.toys import from_points, toys
 from .diagnostics import grid_kl
 from .energies import MLPEnergy, energy_grad, temper
-from .objectives import GridMLE, MLE, NormalNoise, recipes, sliced_sm
+from .objectives import LABELS, GridMLE, MLE, NormalNoise, hutchinson_sm, recipes, sliced_sm
 from .samplers import Ladder, State, generator, chain, hmc, langevin, mala, no_u_turn, parallel_tempering, start as begin
 
 # %% ../../nbs/ebm/34_playground.ipynb #a01b7b1d
-OBJECTIVES = {
-    'persistent chains': lambda p, own: own['persistent'](),
-    'contrastive divergence': lambda p, own: MLE(partial(mala, step=.6*p.density.fine**2), 10, accept=.57, seed=p.seed),
-    'Jarzynski': lambda p, own: own['jarzynski'](),
-    'noise contrast': lambda p, own: own['nce'](),
-    'energy discrepancy': lambda p, own: own['discrepancy'](),
-    'denoising': lambda p, own: own['denoising'](),
-    'sliced score matching': lambda p, own: partial(sliced_sm, seed=generator(p.seed)),
-    'exact likelihood': lambda p, own: GridMLE([[1.2*v for v in r] for r in p.box], 64, p.seed)}
+OBJECTIVES = {LABELS[k]: make for k,make in dict(
+    persistent=lambda p, own: own['persistent'](),
+    cd=lambda p, own: MLE(partial(mala, step=.6*p.density.fine**2), 10, accept=.57, seed=p.seed),
+    shortrun=lambda p, own: own['shortrun'](),
+    jarzynski=lambda p, own: own['jarzynski'](),
+    nce=lambda p, own: own['nce'](),
+    discrepancy=lambda p, own: own['discrepancy'](),
+    denoising=lambda p, own: own['denoising'](),
+    sliced=lambda p, own: partial(sliced_sm, seed=generator(p.seed)),
+    hutchinson=lambda p, own: partial(hutchinson_sm, seed=generator(p.seed)),
+    exact=lambda p, own: GridMLE([[1.2*v for v in r] for r in p.box], 64, p.seed)).items()}
 
 # %% ../../nbs/ebm/34_playground.ipynb #2d93e408
 KERNELS = {
@@ -57,8 +60,10 @@ class Chains:
         n=1000,    # Chains
         seed=0,
         block=125, # Chains that are moved at a time
+        box=((-333,333),)*2, # Chains that leave one three times as wide begin anew
     ):
-        self.home, self.far, self.lost, self.next = home, 1e3, 0, 0
+        lo,hi = torch.tensor(box, dtype=torch.float32).T
+        self.home, self.middle, self.far, self.lost, self.steps, self.next = home, (lo+hi)/2, 1.5*(hi-lo), 0, 0, 0
         gs = [generator(seed, name=f'chains {i}') for i in range(-(-n//block))]
         self.states = [State(home(min(block, n-i*block), g), None, None, None, g) for i,g in enumerate(gs)]
     @property
@@ -70,22 +75,23 @@ class Chains:
     ):
         "Move the block whose turn it is, in `n` pieces"
         i, self.next = self.next, (self.next+1)%len(self.states)
-        for s in islice(chain(make(E), _refreshed(E, self.states[i])), n): self.states[i] = s; yield
+        for s in islice(chain(make(E), _refreshed(E, self.states[i])), n): self.states[i] = s; self.steps += len(s.x); yield
         self.states[i] = self._caught(s)
     def move(self, E, make, n):
         "Move all of them"
         for _ in self.states:
             for _ in self.turn(E, make, n): pass
     def forget(self): "Drop what a kernel keeps, as another takes over"; self.states = [s._replace(memo=None) for s in self.states]
-    def worry(self, box):
+    def worry(self, box, temperature=1.):
         "What is wrong with the chains, in words, or nothing"
+        knob = 'the step is large' if temperature<=1 else 'the temperature or the step is high'
         (x0,x1),(y0,y1) = box
         out = 1-((self.x>torch.tensor([x0,y0])) & (self.x<torch.tensor([x1,y1]))).all(1).double().mean().item()
-        if self.lost: return f'{self.lost} chains ran away and began anew: the step is too large'
-        if out>.3: return f'{out:.0%} of the chains are off the map: the step or the temperature is high'
+        if self.lost: return f'{self.lost} chains ran away and began anew: {knob}'
+        if out>.3: return f'{out:.0%} of the chains are off the map: {knob}'
     def _caught(self, s):
         "Those that ran away begin anew"
-        away = ~(s.x.abs() < self.far).all(1)
+        away = ~((s.x-self.middle).abs() < self.far).all(1)
         self.lost += (n := int(away.sum()))
         return s._replace(x=torch.where(away[:,None], self.home(len(s.x), s.generator).to(s.x), s.x), memo=None) if n else s
 
@@ -119,40 +125,62 @@ class Board(Row):
 CELLS = 160 # A side of the grid for the exact KL: it knows a tenth of a nat, and most densities to a thousandth
 
 def _pick(kind, name, names):
-    if name not in names: raise ValueError(f'no {kind} {name!r}; there are {", ".join(names)}')
+    if name not in [*names]: raise ValueError(f'no {kind} {name!r}; there are {", ".join(names)}')
     return name
+
+def _amount(name, v):
+    "The number `v`, if setting `name` may have it"
+    whole = name in ('steps','chains')
+    if not isinstance(v, Real) or not (v>=1 and v%1==0 if whole else 0<v<math.inf): raise ValueError(f'{name} is a {"whole number from 1" if whole else "number above 0"}, not {v!r}')
+    return int(v) if whole else float(v)
+
+def _setting(name, v):
+    "What setting `name` becomes for `v`, or what is wrong with it"
+    if name=='objective': return _pick(name, LABELS.get(v, v) if isinstance(v, str) else v, OBJECTIVES)
+    if name=='kernel': return _pick(name, v, KERNELS)
+    if name in ('step','temperature','noise','steps','chains','every'): return _amount(name, v)
+    if name!='toy': raise ValueError(f'no setting {name!r}; there are toy, objective, kernel, step, temperature, noise, steps')
+    if isinstance(v, str): return _pick(name, v, [*toys, 'draw', 'own'])
+    if missing := [k for k in ('sample','log_prob','box','fine') if not hasattr(v, k)]: raise ValueError(f'a density of your own needs sample, log_prob, box and fine; {type(v).__name__} has no {", ".join(missing)}')
+    return v
 
 # %% ../../nbs/ebm/34_playground.ipynb #27c16c5b
 class Playground:
     "A density, an objective and a kernel, at work before your eyes"
     def __init__(self,
-        toy='8gaussians',           # Name of one of `toys`, or 'draw'
-        objective='noise contrast', # One of `OBJECTIVES`
+        toy='8gaussians',           # Name of one of `toys`, 'draw', or a density with `sample`, `log_prob`, `box`, `fine`
+        objective='noise contrast', # One of `OBJECTIVES`, or its short name in `LABELS`
         kernel='langevin',          # One of `KERNELS`
-        *, step=None,               # Of the kernel; `None` takes its own
+        *, step=None,               # Of the kernel at temperature 1; `None` takes its own
         temperature=1.,             # Of the chains on the screen
         noise=None,                 # Smearing by denoising, shortest length of energy discrepancy; `None` takes the recipe's
         steps=5,                    # Of a chain in a frame, and in an update where the objective has chains
         chains=1000, seed=0,
         every=None,                 # Least seconds between two frames; `None`: .04, and .1 on Colab
     ):
-        self.toy, self.objective, self.kernel = _pick('toy', toy, [*toys, 'draw']), _pick('objective', objective, OBJECTIVES), _pick('kernel', kernel, KERNELS)
-        self.step, self.temperature, self.smear, self.steps = step or KERNELS[kernel][1], temperature, .1, steps
-        self.n, self.seed, self.drawn, self.view, self.loop, self.panel = chains, seed, None, Board(), None, None
+        given = {k: _setting(k, v) for k,v in dict(step=step, noise=noise, every=every).items() if v is not None}
+        self.own, self.objective, self.kernel = None, _setting('objective', objective), _setting('kernel', kernel)
+        self.step, self.temperature, self.smear, self.steps = given.get('step', KERNELS[kernel][1]), _setting('temperature', temperature), .1, _setting('steps', steps)
+        self.n, self.seed, self.drawn, self.view, self.loop, self.panel = _setting('chains', chains), seed, None, Board(), None, None
         colab = 'google.colab' in sys.modules
         self.view.every, self.view.rate = every or (.1 if colab else .04), 200_000 if colab else 2_000_000
-        self.reset(noise)
-
+        self.choose(_setting('toy', toy))
+        self.reset(given.get('noise'))
+    def choose(self, toy):
+        "Take a density, by name or as it is"
+        if not isinstance(toy, str): self.own, toy = toy, 'own'
+        if toy=='own' and self.own is None: raise ValueError('no density of your own yet: give it in the place of a name')
+        self.toy, self.drawn = toy, None
     def reset(self, noise=None):
         "Back to an untrained model and chains at random"
-        self.density = from_points(self.drawn, .15) if self.toy=='draw' and self.drawn is not None else toys.get(self.toy)
-        self.box, self.update, self.message = ((-4.,4.),)*2 if self.toy=='draw' else self.density.box, 0, ''
+        self.density = from_points(self.drawn, .15) if self.drawn is not None else self.own if self.toy=='own' else toys.get(self.toy)
+        self.box, self.update, self.message, self.note = ((-4.,4.),)*2 if self.toy=='draw' else self.density.box, 0, '', ''
         self.view.open(self.box)
-        if self.density is None: self.message = 'draw into the map with the pointer'; self.loop and self.loop.stop(); return
+        if self.density is None: self.note = 'draw into the map with the pointer'; self.loop and self.loop.stop(); return
         self.x = self.density.sample(5000, self.seed).float()
         self.noise = NormalNoise(self.x, widen=1.2)
         with torch.random.fork_rng(devices=[]): torch.manual_seed(self.seed); self.E = MLPEnergy(fourier=64, scale=4., base=2.).fit(self.x)
-        self.chains = Chains(self.noise.sample, self.n, self.seed)
+        self.chains = Chains(self.noise.sample, self.n, self.seed, box=self.box)
         self.prepare(noise)
     def prepare(self, noise=None):
         "Take up the objective with the model as it is"
@@ -161,9 +189,12 @@ class Playground:
         o = OBJECTIVES[self.objective](self, recipes(self.x, self.density.fine, seed=self.seed))
         sigma = torch.as_tensor(getattr(o, 'sigma', self.smear)).reshape(-1)
         self.smear, self.widths = noise or sigma[0].item(), sigma/sigma[0]
-        self.task, self.pace = Task(self.E, o, adam(2e-3)), getattr(o, 'n', 10)/10
+        self.task, self.pace = Task(self.E, o, adam(2e-3, lambda t: 1/(1+t/1500))), getattr(o, 'n', 10)/10
         self.tell()
         self.updates = updates(self.task, Arrays(x=self.x), 256, self.seed)
+    def ready(self):
+        "Is there a density?"
+        if self.density is None: raise RuntimeError('there is no density yet; draw first: p.draw(points)')
     def tell(self):
         "Tell the objective what the sliders say"
         o = self.task.objective
@@ -174,6 +205,7 @@ class Playground:
 @patch
 def advance(self:Playground):
     "One update of the model"
+    self.ready()
     terms = next(self.updates)
     loss = sum(v for k,v in terms.items() if k[0]!='_').item()
     if not math.isfinite(loss): raise FloatingPointError(f'{self.objective} came apart at update {self.update}: its loss is {loss}. Press reset; more steps or another objective may hold')
@@ -181,7 +213,10 @@ def advance(self:Playground):
     self.update += 1
 
 @patch
-def make(self:Playground, E): "The kernel on the screen"; return KERNELS[self.kernel][0](E, step=self.step)
+def make(self:Playground, E):
+    "The kernel on the screen; its drift is the same at every temperature"
+    f = KERNELS[self.kernel][0]
+    return f(E, step=self.step*self.temperature**getattr(getattr(f, 'func', f), 'power', 1.))
 
 @patch(as_prop=True)
 def landscape(self:Playground): "The energy on which chains walk"; return self.E if self.temperature==1 else temper(self.E, self.temperature)
@@ -197,17 +232,19 @@ def sample(self:Playground,
     steps=None, # Of every chain; `None`: as many as the slider says
 )->torch.Tensor: # (chains, 2)
     "Move the chains"
+    self.ready()
     self.chains.move(self.landscape, self.make, steps or self.steps)
     return self.chains.x
 
 @patch
-def kl(self:Playground)->float: "Exact divergence of the model from the density in nats, on a grid"; return grid_kl(self.density, self.E, CELLS)
+def kl(self:Playground)->float: "Exact divergence of the model from the density in nats, on a grid"; self.ready(); return grid_kl(self.density, self.E, CELLS)
 
 @patch
 def frame(self:Playground,
     exact=False, # With the exact divergence?
 )->dict:
     "What there is to see, for `view.update`"
+    self.ready()
     return dict(step=self.update, energy=self.E, points=self.chains.x, data=self.x[:1000], terms=self.means.take(), kl=(self.update, self.kl()) if exact else None)
 
 @patch
@@ -237,11 +274,16 @@ def _one_thread():
 def _alone(f, *args):
     with _one_thread(): return f(*args)
 
+def _loop():
+    "The event loop that runs here, if one does"
+    try: return asyncio.get_running_loop()
+    except RuntimeError: return None
+
 # %% ../../nbs/ebm/34_playground.ipynb #cc30a567
 class Loop:
     "Work on a playground in turns"
     slice, field, exact = .015, .25, 2. # Seconds: of work without a pause, between two landscapes, between two exact KLs
-    def __init__(self, p): self.p, self.on, self.training, self.task, self.job, self.due = p, False, False, None, None, dict(frame=0., field=0., kl=0.)
+    def __init__(self, p): self.p, self.on, self.training, self.task, self.job, self.due, self.error = p, False, False, None, None, dict(frame=0., field=0., kl=0.), None
     def turns(self):
         "Endless work in small pieces; each time, whether there is nothing to do for the moment"
         p, walk = self.p, self.walk()
@@ -273,14 +315,18 @@ class Loop:
                 with _one_thread(): idle = next(turns, True)
                 if self.is_due('kl', self.exact): self.measure()
                 if idle or time.monotonic()-began > self.slice: await asyncio.sleep(.002); began = time.monotonic()
-        except Exception as e: p.message = f'{e}' if isinstance(e, FloatingPointError) else f'{type(e).__name__}: {e}'
+        except Exception as e: self.fail(e, f'{e}' if isinstance(e, FloatingPointError) else f'{type(e).__name__}: {e}')
         finally: self.on = False; p.show(); self.measure()
+    def fail(self, error, words):
+        "Keep what went wrong, and say it: under the controls, or without them as a warning"
+        self.error, self.p.message = error, words
+        self.p.say() if self.p.panel else warnings.warn(words)
     def measure(self):
         "The exact KL, in another thread"
         if self.p.density is None or self.job is not None and not self.job.done(): return
         density, E, at, view = self.p.density, copy.deepcopy(self.p.E), self.p.update, self.p.view.views
         def show(job):
-            if job.exception(): self.p.message = f'the exact KL failed: {job.exception()}'
+            if job.exception(): self.fail(job.exception(), f'the exact KL failed: {job.exception()}')
             elif view is self.p.view.views: self.p.view.update(kl=(at, job.result()))
         self.job = asyncio.get_running_loop().run_in_executor(None, _alone, grid_kl, density, E, CELLS)
         self.job.add_done_callback(show)
@@ -294,7 +340,8 @@ class Loop:
 def start(self:Playground, training=True):
     "Work until `stop`: train the model and move chains, or chains alone"
     if self.density is None: return self.say()
-    self.message, self.loop = '', self.loop or Loop(self)
+    if _loop() is None: raise RuntimeError('start() needs an event loop, as in Jupyter; here use train() and sample()')
+    self.message, self.note, self.loop = '', '', self.loop or Loop(self)
     self.loop.start(training)
 
 @patch
@@ -302,25 +349,29 @@ def stop(self:Playground): "Stop; `start` goes on"; self.loop and self.loop.stop
 
 @patch
 def set(self:Playground, **values):
-    "Change `toy`, `objective`, `kernel`, `step`, `temperature`, `noise` or `steps`, also while it works"
-    known = dict(toy=[*toys, 'draw'], objective=OBJECTIVES, kernel=KERNELS)
-    for k,v in values.items():
-        if k in known: setattr(self, k, _pick(k, v, known[k]))
-        elif k not in ('step','temperature','noise','steps'): raise ValueError(f'no setting {k!r}; there are toy, objective, kernel, step, temperature, noise, steps')
+    "Change `toy`, `objective`, `kernel`, `step`, `temperature`, `noise` or `steps`, also while it works: all or, if one of them is wrong, nothing"
+    values = {k: _setting(k, v) for k,v in values.items()}
+    if unknown := values.keys() & {'chains','every'}: raise ValueError(f'{", ".join(unknown)} can be set only at the start')
+    if 'toy' in values: self.choose(values['toy'])
+    for k in values.keys() & {'objective','kernel'}: setattr(self, k, values[k])
+    self.message = self.note = ''
     if 'kernel' in values: self.step = KERNELS[self.kernel][1]; self.density is None or self.chains.forget()
-    if 'toy' in values: self.drawn = None; self.reset()
-    elif 'objective' in values and self.density is not None: self.prepare()
+    if 'toy' in values: self.reset()
+    elif 'objective' in values and self.density is not None: self.prepare(); self.note = f'{self.objective} goes on with the model, and begins anew itself' + (': with wide noise, so the KL rises at first' if self.objective=='denoising' else '')
     for k in values.keys() & {'step','temperature','noise','steps'}: setattr(self, 'smear' if k=='noise' else k, values[k])
-    if self.density is not None: self.tell()
+    if self.density is not None: self.tell(); self.chains.lost = 0
     if self.panel: self.panel.show(); self.show()
 
 @patch
 def draw(self:Playground,
     points, # (M, 2)
 ):
-    "Points drawn by hand become the density"
-    self.toy, self.drawn = 'draw', torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2)
+    "Points drawn by hand become the density; the model begins anew"
+    points, gone = torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2), self.update
+    if not len(points): raise ValueError('a drawing needs at least one point')
+    self.toy, self.drawn = 'draw', points
     self.reset()
+    if gone: self.note = f'the density was drawn anew, and the model began anew: {gone} updates are gone'
     if self.panel: self.panel.show(); self.show()
 
 # %% ../../nbs/ebm/34_playground.ipynb #9a1f382a
@@ -334,15 +385,13 @@ def show(self:Playground):
 def say(self:Playground):
     "What there is to say, under the controls"
     if not self.panel: return
-    wrong = self.message or (self.density is not None and self.chains.worry(self.box)) or ''
-    self.panel.words.value = f'<span style="margin-left:8px">update {self.update}</span>' + (f' <b style="color:#D55E00">{html.escape(wrong)}</b>' if wrong else '')
+    wrong = self.message or (self.density is not None and self.chains.worry(self.box, self.temperature)) or ''
+    words, look = (wrong, 'font-weight:bold;color:#D55E00') if wrong else (self.note, '')
+    self.panel.words.value = f'<div style="margin:2px 8px;height:36px;overflow:hidden;line-height:18px">update {self.update} <span style="{look}">{html.escape(words)}</span></div>'
+
+
 
 # %% ../../nbs/ebm/34_playground.ipynb #b88338ab
-def _loop():
-    "The event loop that runs here, if one does"
-    try: return asyncio.get_running_loop()
-    except RuntimeError: return None
-
 class Panel:
     "Controls of a playground over its pictures"
     def __init__(self, p):
@@ -353,9 +402,9 @@ class Panel:
         self.fields = dict(toy=pick('density', [*toys, 'draw']), objective=pick('objective', OBJECTIVES), kernel=pick('kernel', KERNELS),
             step=slide(W.FloatLogSlider, 'step', min=-4.5, max=.5, step=.05, readout_format='.2g'), temperature=slide(W.FloatLogSlider, 'temperature', 235, min=-3, max=1.5, step=.05, readout_format='.2g'),
             noise=slide(W.FloatLogSlider, 'noise', min=-2, max=.5, step=.05, readout_format='.2g'), steps=slide(W.IntSlider, 'steps', min=1, max=50))
-        self.words, self.buttons = W.HTML(), self._buttons(W)
+        self.words, self.buttons = W.HTML(layout=W.Layout(height='42px', width='815px', max_width='100%', flex='0 0 auto')), self._buttons(W)
         row = lambda names: W.HBox([self.fields[k] for k in names], layout=W.Layout(flex_flow='row wrap'))
-        self.box = W.VBox([W.HBox([row(('toy','objective','kernel'))]), row(('step','temperature','noise','steps')), W.HBox([*self.buttons, self.words]), p.view.widget])
+        self.box = W.VBox([W.HBox([row(('toy','objective','kernel'))]), row(('step','temperature','noise','steps')), W.HBox(self.buttons), self.words, p.view.widget])
         self.show()
         for f in self.fields.values(): f.observe(self.safely(self.obey), 'value')
         p.view.widget.observe(self.safely(self.pen), 'pointer')
@@ -366,7 +415,12 @@ class Panel:
             return b
         p = self.p
         return [button('train', 'play', 'train the model, and move chains on it', p.start), button('sample', 'random', 'move the chains, with the model as it is', lambda: p.start(False)),
-            button('stop', 'stop', 'rest', p.stop), button('reset', 'undo', 'an untrained model, and chains at random', lambda: (p.reset(), p.show()))]
+            button('stop', 'stop', 'rest', p.stop), button('reset', 'undo', 'an untrained model, and chains at random; a drawing is wiped', self.again)]
+    def again(self):
+        "Reset; a drawing goes, too"
+        self.p.drawn = None
+        self.p.reset()
+        self.p.show()
     def safely(self, f):
         "`f`, called where cells run, its failure put into words"
         def guarded(*args):
@@ -381,6 +435,7 @@ class Panel:
     def show(self):
         "Controls as the playground stands; those without an effect rest"
         self.showing = True
+        if self.p.own is not None and 'own' not in self.fields['toy'].options: self.fields['toy'].options = [*toys, 'draw', 'own']
         for k,f in self.fields.items(): f.value = self.value(k)
         self.fields['noise'].disabled = self.p.objective not in ('denoising','energy discrepancy')
         self.showing = False
@@ -390,14 +445,33 @@ class Panel:
         if self.p.toy!='draw' or panel!=0: return
         if self.stroke and down: (a,b), n = self.stroke[-1], max(1, int(math.dist(self.stroke[-1], (x,y))/.1)); self.stroke += [(a+(x-a)*i/n, b+(y-b)*i/n) for i in range(1, n+1)]
         elif down: self.stroke = [(x,y)]
-        else: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []
+        elif self.stroke: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []
         if self.stroke: self.p.view.update(data=self.stroke)
 
 # %% ../../nbs/ebm/34_playground.ipynb #b795906c
+_shown = {} # Cell -> the run of it, and the playgrounds that it showed
+
+def _cell():
+    "The cell that runs, and which run of it this is, where a kernel says so"
+    try: from IPython import get_ipython; parent = get_ipython().get_parent()
+    except (ImportError, AttributeError): return None, None
+    return parent.get('metadata', {}).get('cellId'), parent.get('header', {}).get('msg_id')
+
+def _replace(p, cell, run):
+    "`p` is shown by this run of a cell: those that an earlier run showed stop"
+    if cell is None: return
+    before, others = _shown.get(cell, (run, weakref.WeakSet()))
+    if before!=run:
+        for o in [*others]: o is p or o.stop()
+        others = weakref.WeakSet()
+    others.add(p)
+    _shown[cell] = run, others
+
 @patch(as_prop=True)
 def widget(self:Playground):
     "Controls and pictures"
     if self.panel is None: self.show(); self.panel = Panel(self)
+    _replace(self, *_cell())
     return self.panel.box
 
 @patch
@@ -428,6 +502,7 @@ def watch_frame(
 def export_animation(self:Playground,
     path, # Of a .gif or an .mp4
     frames=60, updates=10, steps=5, fps=12,
+    exact=False, # With the exact divergence in its panel, which takes longer?
 ):        # The path
     "Train on, and write what is to be seen as a film"
-    return write_film(self.film(frames, updates, steps), self.view, path, fps)
+    return write_film(self.film(frames, updates, steps, exact), self.view, path, fps)

@@ -26,7 +26,7 @@ function once(d, name, make) {
 function ticks(lo, hi, log) {
   const out = [];
   if (log) {
-    const every = Math.max(1, Math.round((hi - lo) / 5)), within = hi - lo < .7 ? [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9] : hi - lo < 2.2 ? [1, 2, 5] : [1];
+    const every = Math.max(1, Math.round((hi - lo) / 5)), within = hi - lo < .7 ? [1, 1.5, 2, 3, 5, 7] : hi - lo < 2.2 ? [1, 2, 5] : [1];
     for (let e = Math.floor(lo); e <= hi + 1e-9; e += within.length > 1 ? 1 : every)
       for (const m of within) { const v = e + Math.log10(m); if (v >= lo - 1e-9 && v <= hi + 1e-9) out.push([v, within.length > 1 || Math.abs(v) < 3 ? String(+(10 ** v).toPrecision(2)) : '1e' + e]); }
     return out.length > 1 ? out : [lo, hi].map(v => [v, (10 ** v).toPrecision(2)]);
