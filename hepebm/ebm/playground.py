@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.arrays import Arrays
 from ..core.training import Means, Task, adam, updates
 from ..core.views import Curves, Plane, Row, Surface, export_animation as write_film
-from ..data.toys import from_points, toys
+from ..data.toys import Density, from_points, toys
 from .diagnostics import grid_kl
 from .energies import MLPEnergy, energy_grad, temper
 from .objectives import LABELS, GridMLE, MLE, NormalNoise, hutchinson_sm, recipes, sliced_sm
@@ -145,6 +145,11 @@ def _setting(name, v):
     return v
 
 # %% ../../nbs/ebm/34_playground.ipynb #27c16c5b
+def _with_axes(d):
+    "Density `d` with what a grid asks for"
+    if hasattr(d, 'on_axes'): return d
+    return Density(lambda n, dice: d.sample(n, dice.kw['generator'].initial_seed()), d.log_prob, d.box, fine=d.fine)
+
 class Playground:
     "A density, an objective and a kernel, at work before your eyes"
     def __init__(self,
@@ -168,7 +173,7 @@ class Playground:
         self.reset(given.get('noise'))
     def choose(self, toy):
         "Take a density, by name or as it is"
-        if not isinstance(toy, str): self.own, toy = toy, 'own'
+        if not isinstance(toy, str): self.own, toy = _with_axes(toy), 'own'
         if toy=='own' and self.own is None: raise ValueError('no density of your own yet: give it in the place of a name')
         self.toy, self.drawn = toy, None
     def reset(self, noise=None):
