@@ -53,6 +53,7 @@ def _refreshed(E, s):
     energy,grad = energy_grad(E, s.memo.x.flatten(0, 1))
     return new._replace(memo=s.memo._replace(energy=energy.reshape(s.memo.energy.shape), grad=grad.reshape(s.memo.x.shape)))
 
+# %% ../../nbs/ebm/34_playground.ipynb #dbfae99f
 class Chains:
     "Chains in blocks, on an energy that may change between two moves"
     def __init__(self,
@@ -82,18 +83,23 @@ class Chains:
         for _ in self.states:
             for _ in self.turn(E, make, n): pass
     def forget(self): "Drop what a kernel keeps, as another takes over"; self.states = [s._replace(memo=None) for s in self.states]
-    def worry(self, box, temperature=1.):
-        "What is wrong with the chains, in words, or nothing"
-        knob = 'the step is large' if temperature<=1 else 'the temperature or the step is high'
-        (x0,x1),(y0,y1) = box
-        out = 1-((self.x>torch.tensor([x0,y0])) & (self.x<torch.tensor([x1,y1]))).all(1).double().mean().item()
-        if self.lost: return f'{self.lost} chains ran away and began anew: {knob}'
-        if out>.3: return f'{out:.0%} of the chains are off the map: {knob}'
-    def _caught(self, s):
-        "Those that ran away begin anew"
-        away = ~((s.x-self.middle).abs() < self.far).all(1)
-        self.lost += (n := int(away.sum()))
-        return s._replace(x=torch.where(away[:,None], self.home(len(s.x), s.generator).to(s.x), s.x), memo=None) if n else s
+
+# %% ../../nbs/ebm/34_playground.ipynb #ea18b62d
+@patch
+def worry(self:Chains, box, temperature=1.):
+    "What is wrong with the chains, in words, or nothing"
+    knob = 'the step is large' if temperature<=1 else 'the temperature or the step is high'
+    (x0,x1),(y0,y1) = box
+    out = 1-((self.x>torch.tensor([x0,y0])) & (self.x<torch.tensor([x1,y1]))).all(1).double().mean().item()
+    if self.lost: return f'{self.lost} chains ran away and began anew: {knob}'
+    if out>.3: return f'{out:.0%} of the chains are off the map: {knob}'
+
+@patch
+def _caught(self:Chains, s):
+    "Those that ran away begin anew"
+    away = ~((s.x-self.middle).abs() < self.far).all(1)
+    self.lost += (n := int(away.sum()))
+    return s._replace(x=torch.where(away[:,None], self.home(len(s.x), s.generator).to(s.x), s.x), memo=None) if n else s
 
 # %% ../../nbs/ebm/34_playground.ipynb #65b5d050
 class Board(Row):
@@ -150,6 +156,7 @@ def _with_axes(d):
     if hasattr(d, 'on_axes'): return d
     return Density(lambda n, dice: d.sample(n, dice.kw['generator'].initial_seed()), d.log_prob, d.box, fine=d.fine)
 
+# %% ../../nbs/ebm/34_playground.ipynb #dce64662
 class Playground:
     "A density, an objective and a kernel, at work before your eyes"
     def __init__(self,
@@ -187,24 +194,31 @@ class Playground:
         with torch.random.fork_rng(devices=[]): torch.manual_seed(self.seed); self.E = MLPEnergy(fourier=64, scale=4., base=2.).fit(self.x)
         self.chains = Chains(self.noise.sample, self.n, self.seed, box=self.box)
         self.prepare(noise)
-    def prepare(self, noise=None):
-        "Take up the objective with the model as it is"
-        self.means = Means()
-        self.view.views['loss'].series.clear()
-        o = OBJECTIVES[self.objective](self, recipes(self.x, self.density.fine, seed=self.seed))
-        sigma = torch.as_tensor(getattr(o, 'sigma', self.smear)).reshape(-1)
-        self.smear, self.widths = noise or sigma[0].item(), sigma/sigma[0]
-        self.task, self.pace = Task(self.E, o, adam(2e-3, lambda t: 1/(1+t/1500))), getattr(o, 'n', 10)/10
-        self.tell()
-        self.updates = updates(self.task, Arrays(x=self.x), 256, self.seed)
-    def ready(self):
-        "Is there a density?"
-        if self.density is None: raise RuntimeError('there is no density yet; draw first: p.draw(points)')
-    def tell(self):
-        "Tell the objective what the sliders say"
-        o = self.task.objective
-        if hasattr(o, 'make'): o.n = max(1, round(self.pace*self.steps))
-        if hasattr(o, 'sigma'): o.sigma = (self.smear*self.widths).tolist() if len(self.widths)>1 else self.smear
+
+# %% ../../nbs/ebm/34_playground.ipynb #eeebfca0
+@patch
+def prepare(self:Playground, noise=None):
+    "Take up the objective with the model as it is"
+    self.means = Means()
+    self.view.views['loss'].series.clear()
+    o = OBJECTIVES[self.objective](self, recipes(self.x, self.density.fine, seed=self.seed))
+    sigma = torch.as_tensor(getattr(o, 'sigma', self.smear)).reshape(-1)
+    self.smear, self.widths = noise or sigma[0].item(), sigma/sigma[0]
+    self.task, self.pace = Task(self.E, o, adam(2e-3, lambda t: 1/(1+t/1500))), getattr(o, 'n', 10)/10
+    self.tell()
+    self.updates = updates(self.task, Arrays(x=self.x), 256, self.seed)
+
+@patch
+def ready(self:Playground):
+    "Is there a density?"
+    if self.density is None: raise RuntimeError('there is no density yet; draw first: p.draw(points)')
+
+@patch
+def tell(self:Playground):
+    "Tell the objective what the sliders say"
+    o = self.task.objective
+    if hasattr(o, 'make'): o.n = max(1, round(self.pace*self.steps))
+    if hasattr(o, 'sigma'): o.sigma = (self.smear*self.widths).tolist() if len(self.widths)>1 else self.smear
 
 # %% ../../nbs/ebm/34_playground.ipynb #119840f4
 @patch
@@ -241,6 +255,7 @@ def sample(self:Playground,
     self.chains.move(self.landscape, self.make, steps or self.steps)
     return self.chains.x
 
+# %% ../../nbs/ebm/34_playground.ipynb #73c1f825
 @patch
 def kl(self:Playground)->float: "Exact divergence of the model from the density in nats, on a grid"; self.ready(); return grid_kl(self.density, self.E, CELLS)
 
@@ -322,23 +337,30 @@ class Loop:
                 if idle or time.monotonic()-began > self.slice: await asyncio.sleep(.002); began = time.monotonic()
         except Exception as e: self.fail(e, f'{e}' if isinstance(e, FloatingPointError) else f'{type(e).__name__}: {e}')
         finally: self.on = False; p.show(); self.measure()
-    def fail(self, error, words):
-        "Keep what went wrong, and say it: under the controls, or without them as a warning"
-        self.error, self.p.message = error, words
-        self.p.say() if self.p.panel else warnings.warn(words)
-    def measure(self):
-        "The exact KL, in another thread"
-        if self.p.density is None or self.job is not None and not self.job.done(): return
-        density, E, at, view = self.p.density, copy.deepcopy(self.p.E), self.p.update, self.p.view.views
-        def show(job):
-            if job.exception(): self.fail(job.exception(), f'the exact KL failed: {job.exception()}')
-            elif view is self.p.view.views: self.p.view.update(kl=(at, job.result()))
-        self.job = asyncio.get_running_loop().run_in_executor(None, _alone, grid_kl, density, E, CELLS)
-        self.job.add_done_callback(show)
     def start(self, training):
         self.training, self.on = training, True
         if self.task is None or self.task.done(): self.task = asyncio.get_running_loop().create_task(self.work())
     def stop(self): self.on = False
+
+# %% ../../nbs/ebm/34_playground.ipynb #30c1d988
+@patch
+def fail(self:Loop, error, words):
+    "Keep what went wrong, and say it: under the controls, or without them as a warning"
+    self.error, self.p.message = error, words
+    self.p.say() if self.p.panel else warnings.warn(words)
+
+@patch
+def measure(self:Loop):
+    "The exact KL, in another thread"
+    if self.p.density is None or self.job is not None and not self.job.done(): return
+    density, E, at, view = self.p.density, copy.deepcopy(self.p.E), self.p.update, self.p.view.views
+    def show(job):
+        if job.exception(): self.fail(job.exception(), f'the exact KL failed: {job.exception()}')
+        elif view is self.p.view.views: self.p.view.update(kl=(at, job.result()))
+    self.job = asyncio.get_running_loop().run_in_executor(None, _alone, grid_kl, density, E, CELLS)
+    self.job.add_done_callback(show)
+
+
 
 # %% ../../nbs/ebm/34_playground.ipynb #48256633
 @patch
@@ -432,26 +454,35 @@ class Panel:
             try: f(*args)
             except Exception as e: self.p.message = f'{type(e).__name__}: {e}'; self.p.say()
         return lambda *args: guarded(*args) if _loop() is self.home else self.home.call_soon_threadsafe(guarded, *args)
-    def obey(self, change):
-        "Set what differs from the controls"
-        news = {} if self.showing else {k: f.value for k,f in self.fields.items() if f.value != self.value(k)}
-        if news: self.p.set(**news)
-    def value(self, name): return getattr(self.p, 'smear' if name=='noise' else name)
-    def show(self):
-        "Controls as the playground stands; those without an effect rest"
-        self.showing = True
-        if self.p.own is not None and 'own' not in self.fields['toy'].options: self.fields['toy'].options = [*toys, 'draw', 'own']
-        for k,f in self.fields.items(): f.value = self.value(k)
-        self.fields['noise'].disabled = self.p.objective not in ('denoising','energy discrepancy')
-        self.showing = False
-    def pen(self, change):
-        "Draw a density with the pointer"
-        x, y, down, panel = change['new']
-        if self.p.toy!='draw' or panel!=0: return
-        if self.stroke and down: (a,b), n = self.stroke[-1], max(1, int(math.dist(self.stroke[-1], (x,y))/.1)); self.stroke += [(a+(x-a)*i/n, b+(y-b)*i/n) for i in range(1, n+1)]
-        elif down: self.stroke = [(x,y)]
-        elif self.stroke: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []
-        if self.stroke: self.p.view.update(data=self.stroke)
+
+# %% ../../nbs/ebm/34_playground.ipynb #59208806
+@patch
+def obey(self:Panel, change):
+    "Set what differs from the controls"
+    news = {} if self.showing else {k: f.value for k,f in self.fields.items() if f.value != self.value(k)}
+    if news: self.p.set(**news)
+
+@patch
+def value(self:Panel, name): return getattr(self.p, 'smear' if name=='noise' else name)
+
+@patch
+def show(self:Panel):
+    "Controls as the playground stands; those without an effect rest"
+    self.showing = True
+    if self.p.own is not None and 'own' not in self.fields['toy'].options: self.fields['toy'].options = [*toys, 'draw', 'own']
+    for k,f in self.fields.items(): f.value = self.value(k)
+    self.fields['noise'].disabled = self.p.objective not in ('denoising','energy discrepancy')
+    self.showing = False
+
+@patch
+def pen(self:Panel, change):
+    "Draw a density with the pointer"
+    x, y, down, panel = change['new']
+    if self.p.toy!='draw' or panel!=0: return
+    if self.stroke and down: (a,b), n = self.stroke[-1], max(1, int(math.dist(self.stroke[-1], (x,y))/.1)); self.stroke += [(a+(x-a)*i/n, b+(y-b)*i/n) for i in range(1, n+1)]
+    elif down: self.stroke = [(x,y)]
+    elif self.stroke: self.p.draw(([] if self.p.drawn is None else self.p.drawn.tolist()) + self.stroke); self.stroke = []
+    if self.stroke: self.p.view.update(data=self.stroke)
 
 # %% ../../nbs/ebm/34_playground.ipynb #b795906c
 _shown = {} # Cell -> the run of it, and the playgrounds that it showed
