@@ -55,21 +55,22 @@ def _frame(density, E, n=48):
 
 def train_toy(
     density,   # As in `toys`
-    objective, # Name in `recipes`
+    objective, # Name in `recipes`, or a function `(x, density, seed)` that makes one
     s,         # Settings of the study
     seed=0,
     log=None,  # A `Log`
     device='cpu',
 ):             # energy, budget that was used (with `back`, how often the guard went back, and `untrained`, the KL at first), frames by look
     "Train one energy on one density"
+    make = objective if callable(objective) else lambda x, density, seed: recipes(x, density.fine, density.box, seed)[objective]()
     torch.manual_seed(seed)
     x = density.sample(4000, seed+1).to(device)
     E = MLPEnergy(width=s.width, depth=s.depth, fourier=s.fourier, scale=s.scale, base=s.base).to(device).fit(x)
     budget, guard, looks, frames = Budget(s.seconds, s.updates, time.process_time if str(device)=='cpu' else time.perf_counter), Guard(), [*LOOKS], [(0, 0., _frame(density, E))]
     untrained, warm = grid_report(density, E, 240, far=.5).kl, copy.deepcopy(E)
-    next(updates(Task(warm, recipes(x, density.fine, density.box, seed)[objective]()), density, s.size, 0))  # what is loaded at first use is loaded before the clock runs
+    next(updates(Task(warm, make(x, density, seed)), density, s.size, 0))  # what is loaded at first use is loaded before the clock runs
     torch.manual_seed(seed)
-    task, means, log = Task(E, recipes(x, density.fine, density.box, seed)[objective](), adam(s.lr, budget.rate)), Means(), log or Log()
+    task, means, log = Task(E, make(x, density, seed), adam(s.lr, budget.rate)), Means(), log or Log()
     for terms in budget.spend(updates(task, density, s.size, seed+2, guard)):
         means.add(terms, s.size)
         look = bool(looks and budget.used>=looks[0])
