@@ -11,6 +11,7 @@ from hepebm import __version__
 from hepebm.core.arrays import atomic
 from hepebm.core.metrics import auc, fpd, jsd
 from hepebm.data.samples import JETS, sample
+from hepebm.data import frames
 from hepebm.ebm import jets as J
 from hepebm.ebm.samplers import langevin
 from hepebm.nn.efps import jet_features
@@ -43,29 +44,29 @@ def once(train, test, net, seed, updates=None, **kw):
 def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in COUNTED) + ' | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in ('AUC top','AUC W','AUC H','FPD')) + (f' | {q["CPU s"]:.0f} |' if 'CPU s' in q else ' | |')
 HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | FPD | CPU s |\n|' + '---|'*11
 
-def plain(E, step): return langevin(E, .005*J.METRIC)  # a fixed step: without acceptance there is nothing that could steer it
+def plain(E, step, metric=1.): return langevin(E, .005*metric)  # a fixed step: without acceptance there is nothing that could steer it
 
 def ablations(train, test):
     "The recipe with one choice taken back at a time"
-    def patched(**new):
+    def patched(J=J, **new):
         old = {k: getattr(J, k) for k in new}
         for k,v in new.items(): setattr(J, k, v)
         try: return once(train, test, 'deepset', 0)[1]
         finally:
             for k,v in old.items(): setattr(J, k, v)
-    class Eager(J.JetMLE):
+    class Eager(J.MLE):
         def __init__(self, *a, **kw): super().__init__(*a, **{**kw, 'waits': 0})
-    class Open(J.JetFrame):
+    class Open(J.ProngFrame):
         def fit(self, *a):
             super().fit(*a)
             self.widest.fill_(torch.inf), self.least.fill_(1e-9)
             return self
     yield 'the recipe', lambda: once(train, test, 'deepset', 0)[1]
     yield 'Langevin at a fixed step, without Metropolis step', lambda: patched(jittered=plain)
-    yield 'without walls at the widest and the least of training', lambda: patched(JetFrame=Open)
+    yield 'without walls at the widest and the least of training', lambda: patched(ProngFrame=Open)
     yield 'without warm start', lambda: once(train, test, 'deepset', 0, warm=0)[1]
-    yield 'without waiting for the chains', lambda: patched(JetMLE=Eager)
-    yield 'linear angles', lambda: patched(R0=1e3)
+    yield 'without waiting for the chains', lambda: patched(MLE=Eager)
+    yield 'linear angles', lambda: patched(frames, R0=1e3)
     yield 'weak penalty on the tilt (1e-3)', lambda: once(train, test, 'deepset', 0, reg=1e-3)[1]
 
 def main():

@@ -42,19 +42,21 @@ class MLE(nn.Module):
         make,      # Energy -> kernel, as `partial(langevin, step=.01)`
         n,         # Steps of a chain in each update
         pool=None, # A `Pool`, or `None` to start at the data
-        reg=0.,    # Weight of the mean squared energies
+        reg=0.,    # Weight of the mean squared energies; of a model with `tilt`, of that part of them
         kl=0.,     # Weight of the energy at the samples, whose gradient goes through the last `through` steps of the chains
         repel=0.,  # Weight of the entropy of the samples, by the distance to the nearest other one
         *, through=1, # Steps of a chain that gradients of `kl` and `repel` go through
         accept=None,  # Acceptance that the `step` bound to `make` is steered to, update by update
         gap=None,     # Nats by which samples may lie above the data before the chains move on and the model waits
         waits=3,      # Times they do so, at most
+        far=None,     # Nats from the data at which a chain counts as lost, as one that is not finite does, and begins anew
+        align=0.,     # Weight of the mean |cos| of momenta and forces at the ends of trajectories (`hmc` with `keep`)
         noise=0.,# Standard deviation of noise on the data, a number or a tensor that broadcasts with x
         seed=0,    # Of the chains
     ):
         super().__init__()
         self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.noise, self.random = make, n, pool, reg, kl, repel, min(through, n), noise, Random(seed, 'mle')
-        self.accept, self.gap, self.waits = accept, gap, waits
+        self.accept, self.gap, self.waits, self.far, self.align = accept, gap, waits, far, align
         _steer(self)
 
     def sample(self, model, batch):
@@ -62,32 +64,57 @@ class MLE(nn.Module):
         batch = _rows(batch)
         x = batch['x']
         rows = batch if self.pool is None else self.pool.draw(len(x), x.device)
-        E = given(model, rows)
+        E, level = given(model, rows), None if self.gap is None and self.far is None else given(model, batch)(x).detach().mean()
         s = _advance(self, E, start(E, rows['x'], self.random.on(x.device), rows.get('mask')))
-        for _ in range(self.waits if self.gap is not None else 0):
-            if s.energy.mean() < given(model, batch)(x).detach().mean()+self.gap: break
-            s = _advance(self, E, s)
-        rows = {**rows, 'x': s.x}
+        self.waited = 0
+        while self.gap is not None and self.waited<self.waits and not s.energy.mean() < level+self.gap: self.waited, s = self.waited+1, _advance(self, E, s)
+        rows, s = _repair(self, model, batch, {**rows, 'x': s.x}, s, level)
         if self.pool is not None: self.pool.put(rows)
         return rows, s
 
     def forward(self,
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
-    )->dict:   # Terms `cd` `reg` `kl` `repel`; to look at: mean energies, acceptance, size of the force, age of the chains
+    )->dict:   # Terms `cd` `reg` `kl` `repel` `align`; to look at: mean energies, acceptance, size of the force, lost chains, and age, step and waiting of the chains
         batch = _rows(batch)
         rows, s = self.sample(model, batch)
         x = batch['x']
         if isinstance(self.noise, Tensor) or self.noise: x = x + self.noise*_normal(x, self.random.on(x.device), batch.get('mask'))
-        data, samples = _at(model, {**batch, 'x': x}), _at(model, {**rows, 'x': s.x.detach()})
+        (data,a), (samples,b) = _parts(model, {**batch, 'x': x}), _parts(model, {**rows, 'x': s.x.detach()})
         terms = dict(cd=data.mean()-samples.mean())
         if self.kl: terms['kl'] = self.kl*_frozen(model, rows)(s.x).mean()
         if self.repel: terms['repel'] = -self.repel*_entropy(s.x, self.pool, rows)
-        if self.reg: terms['reg'] = self.reg*(data.square().mean()+samples.square().mean())
-        look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt())
-        if 'age' in rows: look['_age'] = rows['age'].double().mean()
+        if self.reg: terms['reg'] = self.reg*(a.square().mean()+b.square().mean())
+        if self.align: terms['align'] = self.align*_alignment(given(model, rows), s)
+        look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt(), _lost=self.lost.to(data))
+        if 'age' in rows: look['_age'] = rows['age'].to(data).mean()
         if self.accept: look['_step'] = self.step.clone()
+        if self.gap is not None: look['_waited'] = data.new_tensor(self.waited)
         return terms | {k: v.detach() for k,v in look.items()}
+
+# %% ../../nbs/ebm/32_objectives.ipynb #82613fe2
+def _parts(model, rows):
+    "Energies of the rows, and what `reg` squares: them, or the model's `tilt`"
+    if not hasattr(model, 'tilt'): e = _at(model, rows); return e, e
+    named = {k: rows[k] for k in asks(model) if k in rows}
+    tilt = model.tilt(rows['x'], **named)
+    return tilt+model.reference(rows['x'], **named), tilt
+
+def _repair(o, model, batch, rows, s, level):
+    "Chains that are not finite, or far from the data in energy, begin anew; `o.lost` is their number"
+    bad = ~(s.x.detach().flatten(1).isfinite().all(1) & s.energy.isfinite())
+    if o.far is not None: bad = bad | ((s.energy-level).abs() > o.far)
+    o.lost = bad.sum()
+    if not o.lost: return rows, s
+    fresh = batch if o.pool is None else o.pool._new(len(bad), s.generator)
+    rows = {k: torch.where(_wide(bad, v), fresh[k], v.detach()) if k in fresh else v for k,v in rows.items()}
+    return rows, start(given(model, rows), rows['x'], s.generator, rows.get('mask'))._replace(accept=s.accept.nan_to_num(0), momentum=None)
+
+def _alignment(E, s):
+    "Mean |cos| of momenta and forces, with the weights in the forces"
+    if s.momentum is None: return s.energy.new_zeros(())
+    force = _traced(E, s._replace(x=s.x.detach())).grad.flatten(1)
+    return nn.functional.cosine_similarity(s.momentum.flatten(1), force, eps=1e-12).abs().mean()
 
 # %% ../../nbs/ebm/32_objectives.ipynb #bc882f06
 def _traced(E, s):
@@ -127,6 +154,7 @@ def _frozen(model, rows):
 def _entropy(x, pool, rows, most=2000):
     "Entropy of samples up to a constant, from the distances to the nearest others"
     mask, dims = rows.get('mask'), x[0].numel()
+    if mask is not None: dims = mask.sum(1)*(dims//mask.shape[1])
     x = (x if mask is None else torch.where(_wide(mask, x), x, 0)).flatten(1)
     others, own = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device)
     if pool is not None and pool.rows is not None and pool.size>len(x):
@@ -134,7 +162,7 @@ def _entropy(x, pool, rows, most=2000):
         rest = pool.rows['x'].flatten(1)[free.int().argsort(descending=True, stable=True)[:min(most, pool.size-len(x))]]
         others, own = torch.cat([others, rest]), torch.cat([own, own.new_zeros(len(x), len(rest))], 1)
     r = ((x[:,None]-others).square().sum(-1)+1e-12).sqrt().masked_fill(own, torch.inf).amin(1)
-    return dims*r.log().mean()
+    return (dims*r.log()).mean()
 
 # %% ../../nbs/ebm/32_objectives.ipynb #3308ae28
 def _score(model, rows):

@@ -31,6 +31,7 @@ class State(NamedTuple):
     of: object = None          # The energy that `energy` and `grad` belong to
     memo: object = None        # What a kernel keeps from step to step: a tuned step size, hot replicas
     kinetic: Tensor = None     # At the start of the last trajectory (N,), of kernels with momenta
+    momentum: Tensor = None    # At x, like x, of `hmc` with `keep`
 
 # %% ../../nbs/ebm/31_samplers.ipynb #ed357a67
 def generator(
@@ -290,6 +291,7 @@ def hmc(
     leaps,     # Leapfrog steps, one gradient each
     jitter=0., # Each chain's step is scaled by 1 +- jitter, against orbits that close
     mass=1.,   # A number, a tensor that broadcasts with x, or a matrix (D, D) for its last axis; best is the inverse covariance
+    keep=False,# Keep the momenta in the state: those at the end of the trajectory, or turned round where it is refused
 ):             # State -> State
     "Hamiltonian Monte Carlo with fresh momenta (Duane et al. 1987; Neal 2011)"
     at, root = _moving(E), _root(mass)
@@ -299,7 +301,8 @@ def hmc(
         scale = 1 if not jitter else _wide(1+jitter*(2*torch.rand(len(v), generator=s.generator, device=v.device, dtype=v.dtype)-1), v)
         x,w,energy,grad = _leap(at, s.x, v, s.grad, step*scale, leaps, s.mask, root)
         kinetic = _dot(v, v)/2
-        return _metropolis(s, x, energy, grad, s.energy-energy + kinetic - _dot(w, w)/2, kinetic=kinetic)
+        new = _metropolis(s, x, energy, grad, s.energy-energy + kinetic - _dot(w, w)/2, kinetic=kinetic)
+        return new._replace(momentum=torch.where(_wide((new.x==x).flatten(1).all(1), x), w, -v)) if keep else new
     return kernel
 hmc.target, hmc.power = .8, .5
 
