@@ -10,6 +10,7 @@ __all__ = ['R0', 'jet_frame', 'ProngFrame', 'PlainFrame']
 # %% ../../nbs/data/18_frames.ipynb #54d2757e
 import math
 import numpy as np, torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.arrays import Arrays, Scaler
 from ..core.training import record
@@ -164,17 +165,24 @@ class PlainFrame(nn.Module):
         x = x if not self.scaler else self.scaler.inverse(x)
         out = ((self.low-x).clamp(min=0)+(x-self.high).clamp(min=0))/self.unit
         return 200*torch.where(mask, out.square().sum(-1), 0).sum(1)
-    def inside(self, x):
-        "`x` within the limits of training"
-        lo, hi = (self.scaler(v) if self.scaler else v for v in (self.low, self.high))
-        return x.clamp(lo, hi)
-    def noise(self, g, mask):
-        "The published start of a chain: log pt ~ N(2, 1), angles about a jet's axis N(0, .1) and N(0, .2); with a scaler N(0, 1) of all"
-        e = torch.randn(*mask.shape, 3, generator=g, device=mask.device)
-        if not self.scaler: e = e*e.new_tensor([1,.1,.2]) + e.new_tensor([2,0,0])
-        if self.about=='lab': e = e + self._direction(g, e)
-        return torch.where(mask[...,None], e, 0)
-    def _direction(self, g, e):
-        "The axes of jets anywhere in the detector, in units of the frame"
-        eta, phi = self.spot[0]+self.spot[1]*torch.randn(len(e), generator=g, device=e.device), 2*math.pi*torch.rand(len(e), generator=g, device=e.device)-math.pi
-        return torch.stack([torch.zeros_like(eta), eta, phi], -1)[:,None]/self.unit
+
+# %% ../../nbs/data/18_frames.ipynb #7fbb8a57
+@patch
+def inside(self:PlainFrame, x)->Tensor:
+    "`x` within the limits of training"
+    lo, hi = (self.scaler(v) if self.scaler else v for v in (self.low, self.high))
+    return x.clamp(lo, hi)
+
+@patch
+def noise(self:PlainFrame, g, mask)->Tensor:
+    "The published start of a chain: log pt ~ N(2, 1), angles about a jet's axis N(0, .1) and N(0, .2); with a scaler N(0, 1) of all"
+    e = torch.randn(*mask.shape, 3, generator=g, device=mask.device)
+    if not self.scaler: e = e*e.new_tensor([1,.1,.2]) + e.new_tensor([2,0,0])
+    if self.about=='lab': e = e + self._direction(g, e)
+    return torch.where(mask[...,None], e, 0)
+
+@patch
+def _direction(self:PlainFrame, g, e):
+    "The axes of jets anywhere in the detector, in units of the frame"
+    eta, phi = self.spot[0]+self.spot[1]*torch.randn(len(e), generator=g, device=e.device), 2*math.pi*torch.rand(len(e), generator=g, device=e.device)-math.pi
+    return torch.stack([torch.zeros_like(eta), eta, phi], -1)[:,None]/self.unit
