@@ -162,9 +162,11 @@ class PlainFrame(nn.Module):
         return Arrays(p4=v, mask=mask, jet_pt=total, sum_z=torch.where(mask, logpt.exp(), 0).sum(1)/total)
     def wall(self, x, mask):
         "A steep energy (N,) of particles beyond the limits of training, in units of the frame"
-        x = x if not self.scaler else self.scaler.inverse(x)
-        out = ((self.low-x).clamp(min=0)+(x-self.high).clamp(min=0))/self.unit
-        return 200*torch.where(mask, out.square().sum(-1), 0).sum(1)
+        return 200*self._beyond(x, mask).square().flatten(1).sum(1)
+    def push(self, x, mask): "Gradient of the wall"; return 400*self._beyond(x, mask)
+    def _beyond(self, x, mask):
+        raw = x if not self.scaler else self.scaler.inverse(x)
+        return torch.where(mask[...,None], ((raw-self.high).clamp(min=0)-(self.low-raw).clamp(min=0))/self.unit, 0)
 
 # %% ../../nbs/data/18_frames.ipynb #7fbb8a57
 @patch

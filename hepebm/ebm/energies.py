@@ -111,8 +111,8 @@ def _tape(E, x, create_graph=False):
 def closed_form(
     E, # Energy
 ):     # `(x, **named) -> (energies, gradients)`, or `None`
-    "The closed form of `E`, if all its parts have one"
-    if isinstance(E, nn.Module): return by_hand(E)
+    "The closed form of `E`, if it brings one (`E.closed_form`) or all its parts have one"
+    if isinstance(E, nn.Module): return getattr(E, 'closed_form', None) or by_hand(E)
     if not isinstance(E, partial): return getattr(E, 'closed_form', None)
     f = None if E.args else closed_form(E.func)
     return f and partial(f, **E.keywords)

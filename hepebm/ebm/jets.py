@@ -24,7 +24,7 @@ from .energies import asks, check_energy, given
 from .objectives import MLE, NCE
 from .samplers import Pool, _rank, generator, hmc, langevin, mala, run, start, temperature_of
 from ..nn.axes import AxesNet
-from ..nn.sets import DeepSet, SetTransformer, mlp
+from ..nn.sets import DeepSet, SetTransformer, by_hand, mlp
 
 # %% ../../nbs/ebm/35_jets.ipynb #4d710b7d
 @record
@@ -169,6 +169,14 @@ class JetEnergy(nn.Module):
     def reference(self, x, mask, pt=None):
         "Energy of the wall and, where there is a base, of independent particles"
         return self.frame.wall(x, mask) - (self.base.log_prob(x, mask) if self.base else 0)
+    @property
+    def closed_form(self):
+        "`(x, mask) -> energies, gradients` without a tape, of plain networks about the axis"
+        net = None if self.axes or self.base or self.condition or self.frame.about=='lab' else by_hand(self.net)
+        def form(x, mask, pt=None):
+            e,g = net(x, mask=mask)
+            return e+self.frame.wall(x, mask), g+self.frame.push(x, mask)
+        return net and form
     def forward(self, x:Tensor, mask:Tensor, pt:Tensor=None)->Tensor:
         "Energies (N,), low is likely, of `x`, `mask` and `pt` [GeV] from `inputs`"
         return self.tilt(x, mask, pt) + self.reference(x, mask)
@@ -207,7 +215,7 @@ def draw(self:JetEnergy, n, seed=None, pt=None, near=20)->Tensor:
     "Numbers of `n` random training jets, or of one among the `near` nearest in `pt` (n,) [GeV]; `occupied(i)` and `pts[i]` are their masks and pts"
     g = generator(seed, self.pts.device, 'pairs')
     if pt is None: return torch.randint(len(self.pts), (n,), generator=g, device=self.pts.device)
-    order, pt = self.pts.argsort(), torch.as_tensor(pt).to(self.pts).expand(n)
+    order, pt = self.pts.argsort(), torch.as_tensor(pt).to(self.pts).expand(n).contiguous()
     lo, hi = self.pts[order[0]], self.pts[order[-1]]
     if (pt<lo*.95).any() or (pt>hi*1.05).any(): warnings.warn(f'pt of {pt.min():.0f} to {pt.max():.0f} GeV is asked for, and training had {lo:.0f} to {hi:.0f}', stacklevel=2)
     first = (torch.searchsorted(self.pts[order], pt)-near//2).clamp(0, max(0, len(order)-near))
