@@ -20,13 +20,13 @@ from fastcore.basics import AttrDict
 from .. import __version__
 from ..core.arrays import Arrays, atomic, save
 from ..core.metrics import evaluate, fpd, kpd, roc, sculpting, spectra
-from ..core.training import history, read_log, save_model
+from ..core.training import history, load_model, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
 from ..data.jets import DataError, check_jets
 from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
-from ..ebm.jets import jet_ebm, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
+from ..ebm.jets import PAPER, _choices, jet_ebm, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
 from ..nn.efps import jet_features
 
 # %% ../../nbs/studies/70_studies.ipynb #a9cae258
@@ -53,7 +53,7 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
-_optional = 'warm','depth','last','updates'
+_optional = 'warm','depth','last','updates','hidden'
 
 def _typed(key, value, like):
     "`value` (text from the command line, or not) as the kind of thing that `like` is"
@@ -372,10 +372,13 @@ def p_value(
 
 def _train(run, d, net):
     "A trained net, kept with its control sample"
-    own = {k: run.set[k] for k in 'updates warm size steps pool width depth heads particles lr reg last ema'.split()}
-    if net=='deepset': own |= dict(depth=0, heads=1, width=run.set.deepset_width, updates=run.set.deepset_updates, lr=run.set.deepset_lr, reg=run.set.deepset_reg)
-    E = jet_ebm(d.train, net=net, out=run.out/'training'/net, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, **own, **run.trainer)
+    s, out = run.set, run.out/'training'/net
+    own = {k: s[k] for k in 'updates warm size steps step fresh pool width depth heads particles frame lr reg kl hmc repel through last'.split()}
+    own |= {k: s[k] or None for k in ('hidden','epsilon','decay','ema')} | dict(scaler=None if s.scaler=='none' else s.scaler, gradient_clip_val=s.clip, betas=(s.beta1, s.beta2))
+    if net=='deepset': own |= dict(depth=0, heads=1, width=s.deepset_width, updates=s.deepset_updates, lr=s.deepset_lr, reg=s.deepset_reg)
+    E = jet_ebm(d.train, net=net, out=out, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, valid=d.valid[:1000], signals={k: a[:500] for k,a in d.signals.items()}, **own, **run.trainer)
     if run.rank: return E
+    if s.keep=='best': E = load_model(out/'best')
     folder = run.out/('model' if net=='attention' else f'model-{net}')
     save_model(folder, E)
     E.eval().to(run.device)
@@ -398,7 +401,7 @@ def _scores(run, d, models):
     seen = {k: spectra_of(a, run.set.particles) for k,a in jets.items()}
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     score = lambda E, **kw: {c: E.score(a.to(run.device), **kw).cpu().numpy() for c,a in jets.items()}
-    energy = {LABELS[k]: score(E) for k,E in models.items()} | {'independent particles': score(models['attention'], net=False)}
+    energy = {LABELS[k]: score(E) for k,E in models.items()} | ({'independent particles': score(models['attention'], net=False)} if models['attention'].base else {})
     return energy | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(o)) for c,o in seen.items()}}, seen
 
 # %% ../../nbs/studies/70_studies.ipynb #5bb73b07
@@ -441,6 +444,8 @@ def _generation(run, real, generated):
         run.table(what, pd.DataFrame(rows).T, caption, show=what=='jsd')
         for k,t in tables.items():
             for o,r in t.iterrows(): run.metric(f'{what}/{o}/{k}', r[what], r[f'{what}_error'])
+    rows = {k: {o: _pm(r.jsd, r.jsd_error) for o,r in spectra(seen['real'], seen[k], names=[*PAPER], bins=PAPER, n=run.set.bootstrap, seed=run.seed).iterrows()} for k in generated}
+    run.table('jsd-paper', pd.DataFrame(rows).T, 'The divergence with the bins of arXiv 2302.00695: 50 of pt in 200 to 1000 GeV, 50 of mass in 0 to 500 GeV.')
     return seen
 
 # %% ../../nbs/studies/70_studies.ipynb #1fa0b12b
@@ -554,16 +559,22 @@ def _chains(run, E, real):
     run.movie('chains-mass', 'The mass of the jets in the chains on their way.', [dict(mass=spectra_of(a, run.set.particles)['mass']) for _,a in frames], View(draw), names, 'step ')
 
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
-_laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, pool=512, width=32, depth=1, heads=4, deepset_width=64, particles=40, lr=7e-4, reg=1.5e-2, deepset_lr=5e-4, deepset_reg=1e-2, last=100, ema=.98,
+_laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, step=.01, epsilon=0., fresh=0., pool=512, width=32, depth=1, heads=4, hidden=0, deepset_width=64, particles=40, frame='prong', scaler='none',
+    lr=7e-4, reg=1.5e-2, deepset_lr=5e-4, deepset_reg=1e-2, decay=0., beta1=.5, beta2=.99, clip=1., kl=0., hmc=0., repel=0., through=1, last=100, ema=.98, keep='last',
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
+_published = dict(updates=117_000, deepset_updates=117_000, warm=0, size=128, steps=24, step=.1, epsilon=.005, fresh=.05, pool=10_000, width=128, depth=8, heads=16, hidden=1024, deepset_width=128, frame='axis',
+    lr=1e-4, reg=.1, deepset_lr=1e-4, deepset_reg=.1, decay=.98, beta1=0., beta2=.999, clip=.1, last=0, ema=0., keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128)
 
 def _enough_chains(s):
     if s['updates']<1: raise ValueError(f'updates={s["updates"]}: expected 1 or more')
     if s['particles']<2 or s['test']<20 or s['train']<50: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 50')
+    if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last (the averaged model in the end) or best (the one whose chains are nearest to valid jets)')
+    _choices('attention', None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
+    if s['warm'] and s['frame']!='prong': raise ValueError(f'warm={s["warm"]}: the warm start needs frame=prong; give warm=0')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
 @study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
-    paper=dict(updates=117_000, deepset_updates=117_000, size=128, steps=24, pool=10_000, width=128, depth=8, heads=16, deepset_width=128, train=300_000, test=50_000, generate=10_000))
+    paper=_published)
 def jet_ebm_study(
     run:Run,   # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped jets
@@ -595,7 +606,7 @@ def jet_ebm_study(
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
     _sculpting(run, scores, next(iter(seen.values()))['mass'])
     n = len(generated['attention EBM'])
-    run.text('Generation', f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
+    run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if run.set.epsilon else f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
     run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
     _chains(run, models['attention'], real)
@@ -605,5 +616,5 @@ def _story(run, d, seen):
     classes, s = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items()), run.set
     tagging = 'They were judged on test jets that no training saw ({}), as anomaly detectors beside a cut on the jet mass and an isolation forest, and as generators: {}. No signal was used in training.' if d.signals else 'They were judged as generators on test jets that no training saw ({}): {}. There are no signals in these data, so nothing is said about the detection of anomalies.'
     early = ' After so few updates the networks have hardly moved: both energies are nearly those of independent particles.' if s.updates<100 else ''
-    return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets by maximum likelihood with short chains that live on in a pool. '
+    return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets ' + (f'by maximum likelihood with chains of {s.steps} cold Langevin steps of size {s.step:g} with noise {s.epsilon:g}, {100*s.fresh:g} % of them begun anew each time. ' if s.epsilon else 'by maximum likelihood with short chains that live on in a pool. ') +
         f'Each jet is its leading {s.particles} constituents. ' + tagging.format(classes, f'{min(len(d.test)//2, s.generate):,} jets sampled from each, against real ones') + f' {d.note}{early}')
