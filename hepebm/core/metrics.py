@@ -62,8 +62,9 @@ def auc(
     weight=None, # (N,), of any sign
 )->float:
     "Area under the ROC curve: exact, unbinned, ties count half"
-    r = roc(score, label, weight)
-    return float(np.diff(r.fpr) @ (r.tpr[1:]+r.tpr[:-1]) / 2)
+    return _area(roc(score, label, weight))
+
+def _area(r): return float(np.diff(r.fpr) @ (r.tpr[1:]+r.tpr[:-1]) / 2)
 
 # %% ../../nbs/core/03_metrics.ipynb #b2801eee
 def rejection(
@@ -74,7 +75,9 @@ def rejection(
 )->float:
     "Background rejection 1/eps_B where the ROC curve reaches signal efficiency `eff`, interpolated linearly between neighbouring cuts (infinite if no background passes)"
     if not 0<eff<=1: raise ValueError(f'eff is a signal efficiency in (0, 1], not {eff}')
-    r = roc(score, label, weight)
+    return _rejection(roc(score, label, weight), eff)
+
+def _rejection(r, eff):
     i = np.argmax(r.tpr >= eff*(1-1e-12))
     f = r.fpr[i-1] + (r.fpr[i]-r.fpr[i-1])*(eff-r.tpr[i-1])/(r.tpr[i]-r.tpr[i-1])
     return float(1/f) if f else float('inf')
@@ -87,8 +90,11 @@ def sic(
     least=25,    # Background events (in number, not weight) that a cut must keep to count
 )->float:
     "Largest significance improvement eps_S/sqrt(eps_B) over the cuts"
-    r,n = roc(score, label, weight),(_np(label)==0).sum()
-    ok = (roc(score, label).fpr*n > min(least,n)-.5) & (r.fpr>0)
+    r = roc(score, label, weight)
+    return _sic(r, r if weight is None else roc(score, label), (_np(label)==0).sum(), least)
+
+def _sic(r, plain, n, least=25):
+    ok = (plain.fpr*n > min(least,n)-.5) & (r.fpr>0)
     return float(np.max(r.tpr[ok]/np.sqrt(r.fpr[ok])))
 
 # %% ../../nbs/core/03_metrics.ipynb #1110551a
@@ -104,6 +110,10 @@ def _replicas(metric, arrays, weight, n, seed, paired, kw):
         return metric(*[a[i] for a,i in zip(arrays, idx)], **w, **kw)
     def draw(): return [rng.integers(lens[0], size=lens[0])]*len(lens) if paired else [rng.integers(m, size=m) for m in lens]
     return call([slice(None)]*len(lens)), np.array([call(draw()) for _ in range(n)])
+
+def _limits(reps, level=.68):
+    "The central share `level` of replicas; between infinite ones there is nothing to interpolate"
+    return np.quantile(reps, (.5-level/2, .5+level/2), method='linear' if np.isfinite(reps).all() else 'nearest')
 
 class Interval(NamedTuple):
     "A value and the limits of its interval"
@@ -125,7 +135,7 @@ def bootstrap(
     "Value of a metric and its bootstrap interval"
     if kind not in ('percentile','basic'): raise ValueError(f"kind is 'percentile' or 'basic', not {kind!r}")
     value,reps = _replicas(metric, arrays, weight, n, seed, paired, kw)
-    lo,hi = np.quantile(reps, (.5-level/2, .5+level/2))
+    lo,hi = _limits(reps, level)
     return Interval(value, *map(float, (lo,hi) if kind=='percentile' else (2*value-hi, 2*value-lo)))
 
 # %% ../../nbs/core/03_metrics.ipynb #221f495b
@@ -416,14 +426,19 @@ def evaluate(
     seed=0,
     weight=None, # Weights of the background and a dict of those of the signals, as a pair; either may be `None`
 ):              # Table with a row for each signal
-    "AUC with its interval, rejections, significance improvement and count for each signal"
+    "AUC, rejections at 30 and 50 % and significance improvement with their 68 % intervals, and the count, for each signal"
     import pandas as pd
     get = (lambda x: x) if score is None else score
     b,(wb,ws) = _np(get(background)),(None,None) if weight is None else weight
-    def both(f, **kw): return lambda s,b,weight: f(np.r_[s,b], np.r_[np.ones(len(s)),np.zeros(len(b))], weight=np.r_[tuple(map(_weight, weight, (len(s),len(b))))], **kw)
+    def numbers(s, b, weight=None):
+        x,y,w = np.r_[s,b], np.r_[np.ones(len(s)),np.zeros(len(b))], weight and np.r_[tuple(map(_weight, weight, (len(s),len(b))))]
+        r = roc(x, y, w)
+        return [_area(r), _rejection(r, .3), _rejection(r, .5), _sic(r, r if w is None else roc(x, y), len(b))]
     rows = {}
     for name,x in signals.items():
         s,w = _np(get(x)),((ws or {}).get(name), wb)
-        a = bootstrap(both(auc), s, b, weight=w, n=n, seed=seed, paired=False)
-        rows[name] = dict(auc=a.value, low=a.low, high=a.high, rejection30=both(rejection, eff=.3)(s,b,w), rejection50=both(rejection, eff=.5)(s,b,w), sic=both(sic)(s,b,w), n=len(s))
+        value,reps = _replicas(numbers, (s,b), None if w[0] is w[1] is None else w, n, seed, False, {})
+        lo,hi = np.transpose([_limits(v) for v in reps.T])
+        lo[3],hi[3] = 2*value[3]-hi[3], 2*value[3]-lo[3]
+        rows[name] = dict(auc=value[0], low=lo[0], high=hi[0]) | {k+end: v[i] for i,k in enumerate(('rejection30','rejection50','sic'), 1) for end,v in (('',value),('_low',lo),('_high',hi))} | dict(n=len(s))
     return pd.DataFrame.from_dict(rows, orient='index')
