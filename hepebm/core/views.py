@@ -505,28 +505,54 @@ def slider(
 ):               # plotly `Figure`
     "All frames in one figure with a slider"
     import plotly.graph_objects as go
-    scenes = []
-    for frame in frames: view.take(**frame); scenes.append(view.scene())
-    if not scenes: raise ValueError('slider needs at least one frame')
-    names = [str(n) for n in (names if names is not None else range(len(scenes)))]
-    traces = [_traces(s) for s in scenes]
-    most = max(map(len, traces))
-    for t in traces: t += [dict(type='scatter', x=[], y=[], showlegend=False)]*(most-len(t))
-    redraw = any('z' in m for s in scenes for m in s['marks'])
+    shown = []
+    for frame in frames: view.take(**frame); shown.append(view.scenes())
+    if not shown: raise ValueError('slider needs at least one frame')
+    names = [str(n) for n in (names if names is not None else range(len(shown)))]
+    panels = list(zip(*shown))
+    traces = [sum(ts, []) for ts in zip(*[_placed(p, j) for j,p in enumerate(panels)])]
+    titles = [_titles(panels, i) for i in range(len(shown))]
+    told = any(o!=titles[0] for o in titles)
+    redraw = told or any('z' in m for ss in shown for s in ss for m in s['marks'])
     move = lambda n: dict(label=n, method='animate', args=[[n], dict(mode='immediate', frame=dict(duration=0, redraw=redraw), transition=dict(duration=0))])
-    fig = go.Figure(data=traces[0], frames=[dict(name=n, data=t) for n,t in zip(names, traces)], layout=_layout(scenes))
+    frames = [dict(name=n, data=t, **(dict(layout=o) if told else {})) for n,t,o in zip(names, traces, titles)]
+    fig = go.Figure(data=traces[0], frames=frames, layout=_layout(panels) | titles[0])
     return fig.update_layout(sliders=[dict(active=0, steps=[move(n) for n in names], currentvalue=dict(prefix=prefix), pad=dict(t=40))])
 
-def _layout(scenes):
+def _placed(scenes, panel):
+    "Traces of each of a panel's scenes, of all the same number, on its axes"
+    traces, i = [_traces(s) for s in scenes], panel+1
+    most = max(map(len, traces))
+    on = lambda t: t if panel==0 else t|dict(scene=f'scene{i}') if t['type'] in ('surface','scatter3d') else t|dict(xaxis=f'x{i}', yaxis=f'y{i}')
+    return [[on(t) for t in ts+[dict(type='scatter', x=[], y=[], showlegend=False)]*(most-len(ts))] for ts in traces]
+
+def _spans(panels, gap=80):
+    "Shares of the width that panels take side by side"
+    ends = np.cumsum([0]+[p[0]['size'][0]+gap for p in panels])
+    return [(float(lo/(ends[-1]-gap)), float((hi-gap)/(ends[-1]-gap))) for lo,hi in zip(ends, ends[1:])]
+
+def _titles(panels, frame):
+    "Layout's titles of one frame"
+    if len(panels)==1: return dict(title=panels[0][frame]['title'])
+    return dict(annotations=[dict(text=p[frame]['title'], x=sum(s)/2, y=1.01, xref='paper', yref='paper', yanchor='bottom', showarrow=False) for p,s in zip(panels, _spans(panels))])
+
+def _layout(panels):
+    "Axes that hold all scenes of each panel, side by side"
+    width, height = sum(p[0]['size'][0]+80 for p in panels), max(p[0]['size'][1] for p in panels)+130
+    layout = dict(template='none', width=width, height=height, margin=dict(l=60, r=20, t=40, b=50))
+    for j,(p,s) in enumerate(zip(panels, _spans(panels))): layout |= _axes(p, s, j+1 if j else '')
+    return layout
+
+def _axes(scenes, span, i):
     "Axes that hold all scenes"
     s = scenes[0]
     low,high = (lambda k: min(o[k][0] for o in scenes)), (lambda k: max(o[k][1] for o in scenes))
     log = np.log10 if s['log'] else float
     axis = dict(showline=True, mirror=True, ticks='outside', linecolor='#333', showgrid=False, zeroline=False)
-    solid = dict(aspectmode='manual', aspectratio=dict(x=1.3, y=1.3, z=.6), xaxis=dict(title=''), yaxis=dict(title=''), zaxis=dict(visible=False, range=[0,300]), camera=dict(eye=dict(x=-.9, y=-1.3, z=1.6)))
-    return dict(template='none', width=s['size'][0]+80, height=s['size'][1]+130, margin=dict(l=60, r=20, t=40, b=50), title=s['title'], **(dict(scene=solid) if any(m['kind']=='surface' for m in s['marks']) else {}),
-        xaxis=dict(range=[low('x'), high('x')], title=s['xlabel'], **axis),
-        yaxis=dict(range=[float(log(low('y'))), float(log(high('y')))], title=s['ylabel'], type='log' if s['log'] else 'linear', **axis))
+    solid = dict(aspectmode='manual', aspectratio=dict(x=1.3, y=1.3, z=.6), xaxis=dict(title=''), yaxis=dict(title=''), zaxis=dict(visible=False, range=[0,300]), camera=dict(eye=dict(x=-.9, y=-1.3, z=1.6)), domain=dict(x=span))
+    return (({f'scene{i}': solid} if any(m['kind']=='surface' for m in s['marks']) else {}) |
+        {f'xaxis{i}': dict(range=[low('x'), high('x')], title=s['xlabel'], domain=span, **axis),
+         f'yaxis{i}': dict(range=[float(log(low('y'))), float(log(high('y')))], title=s['ylabel'], type='log' if s['log'] else 'linear', anchor=f'x{i}', **axis)})
 
 # %% ../../nbs/core/01_views.ipynb #e6af7e5b
 def _ffmpeg():
