@@ -19,13 +19,14 @@ import numpy as np, torch
 from fastcore.basics import AttrDict
 from .. import __version__
 from ..core.arrays import Arrays, atomic, save
-from ..core.metrics import evaluate, fpd, kpd, roc, sculpting, spectra
+from ..core.metrics import evaluate, fpd, kpd, roc, spectra
 from ..core.training import history, load_model, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
 from ..data.jets import DataError, check_jets
 from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
+from ..ebm.anomaly import auc_at_flat_mass, auc_in_windows, independence, scores as all_scores, standardised
 from ..ebm.jets import PAPER, _choices, jet_ebm, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
 from ..nn.efps import jet_features
 
@@ -402,7 +403,18 @@ def _scores(run, d, models):
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     score = lambda E, **kw: {c: E.score(a.to(run.device), **kw).cpu().numpy() for c,a in jets.items()}
     energy = {LABELS[k]: score(E) for k,E in models.items()} | ({'independent particles': score(models['attention'], net=False)} if models['attention'].base else {})
+    energy |= _beside(run, models['attention'], jets, seen, d.valid)
     return energy | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(o)) for c,o in seen.items()}}, seen
+
+# %% ../../nbs/studies/70_studies.ipynb #3cdd7fb0
+_others = dict(gradient='gradient norm', denoised='after a descent', per_particle='per particle', at_multiplicity='at its multiplicity')
+
+def _beside(run, E, jets, seen, held):
+    "Scores beside the energy itself"
+    known = held.to(run.device)
+    made = {c: all_scores(E, a.to(run.device), known, least=min(200, len(held))).to('cpu') for c,a in jets.items()}
+    by, heavy = {f'{LABELS["attention"]}, {name}': {c: m[k].numpy() for c,m in made.items()} for k,name in _others.items()}, spectra_of(held, run.set.particles)['mass']
+    return by | {f'{LABELS["attention"]}, at its mass': {c: standardised(m.energy, seen[c]['mass'], E.score(known).cpu(), heavy, min(200, len(held))).numpy() for c,m in made.items()}}
 
 # %% ../../nbs/studies/70_studies.ipynb #5bb73b07
 def _pm(value, error):
@@ -525,17 +537,21 @@ def _image_panels(real, generated):
         yield scene(raster(z, 1.), xlabel='Δη', ylabel='Δφ', title=title, equal=True)
 
 # %% ../../nbs/studies/70_studies.ipynb #e176b684
-def _sculpting(run, scores, mass):
-    "Mass of the background that passes a cut at half efficiency"
+def _mass(run, scores, seen):
+    "What the scores owe to the jet mass: tables and the mass of the background that passes a cut"
     import pandas as pd
-    rows,panels,e = {}, [], _edges([mass], tail=.002)
+    (c,mass),*others = ((c, o['mass']) for c,o in seen.items())
+    edges, e, rows, panels = np.linspace(*np.quantile(mass, (.02,.98)), 13), _edges([mass], tail=.002), {}, []
+    kw = dict(least=5, n=run.set.bootstrap, seed=run.seed)
     for method,by in scores.items():
-        s = next(iter(by.values()))
-        js,floor = sculpting(s, mass, .5)
-        rows[method] = dict(JSD=js, floor=floor)
-        run.metric(f'sculpting/{method}', js)
+        s, r = by[c], independence(by[c], mass, seed=run.seed)
+        rows[method] = {'dCor²': _pm(r['dcor'], r['dcor_error'])} | {f'JSD, {k} % rejected': f'{r[f"jsd{k}"]:.3f} ({r[f"floor{k}"]:.3f})' for k in (50,90,95,99)}
+        for k,m in others: rows[method][f'AUC {k}, flat mass'] = '{auc:.3f} [{low:.3f}, {high:.3f}]'.format(**auc_at_flat_mass(s, mass, by[k], m, edges, **kw))
+        run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50'])
         panels.append(scene(steps(mass, e, color='#888888', label='all'), steps(mass[s>=np.quantile(s, .5)], e, color=PALETTE[0], label='stranger half'), x=(e[0], e[-1]), xlabel='mass [GeV]', ylabel='density', title=method))
-    run.table('sculpting', pd.DataFrame(rows).T, 'How far a cut that keeps half of the background changes its mass spectrum (JSD, nat), and what chance alone would do.')
+    run.table('mass', pd.DataFrame(rows).T, 'What the scores owe to the mass: distance correlation on the background; how far cuts change its mass spectrum (JSD in nat, in brackets what chance alone would do); AUC with both classes weighted to a flat mass.')
+    windows = {k: auc_in_windows(scores[LABELS['attention']][c], mass, scores[LABELS['attention']][k], m, edges[::3], **kw) for k,m in others}
+    if windows: run.table('windows', pd.concat(windows).round(3), 'AUC of the attention energy in windows of the mass [GeV], with counts and 68 % intervals.')
     run.figure('sculpting', 'Background mass before and after a cut at 50 % efficiency: a score that knows the mass carves it.', *panels)
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
@@ -604,7 +620,7 @@ def jet_ebm_study(
     run.text('Anomaly detection', 'High scores are strange.')
     run.figure('energies', 'Scores of background and signals for each method.', *_energy_panels(scores))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
-    _sculpting(run, scores, next(iter(seen.values()))['mass'])
+    _mass(run, scores, seen)
     n = len(generated['attention EBM'])
     run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if run.set.epsilon else f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
