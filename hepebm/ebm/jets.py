@@ -223,6 +223,9 @@ def draw(self:JetEnergy, n, seed=None, pt=None, near=20, among=None)->Tensor:
 def occupied(self:JetEnergy, i)->Tensor: "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
 @patch
+def kept(self:JetEnergy)->Tensor: "Numbers of the chains of training that the model kept"; return torch.arange(len(self.pool) if self.pool.abs().any() else 0, device=self.pts.device)
+
+@patch
 def rows(self:JetEnergy, n, seed=None, pt=None, among=None)->dict:
     "Starting points of `n` chains: `x` `mask` `pt` and the number `jet` of the training jet (`among` these) that multiplicity and pt are from"
     g = generator(seed, self.pts.device, 'jets')
@@ -378,15 +381,16 @@ def sample_jets(
     mask=None,   # (n, particles), True on particles; chains then start from noise
     noise=False, # Start from noise, though the model kept its chains?
     make=None,   # Energy -> kernel, as `partial(hmc, step=.05, leaps=10)`; `None`: that of training
-    **which,     # Of the energy's `rows`, as the class `y` of a joint energy; chains then start from noise
+    **which,     # Of the energy's `rows` and `kept`, as the class `y` of a joint energy
 )->Arrays:       # `p4`, `mask`, `jet_pt`, `sum_z`
     "Jets from the model"
     g = generator(seed, E.pts.device, 'jets')
     if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
-    if noise or mask is not None or pt is not None or which or E.cold or not E.pool.abs().any(): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
-    order = torch.randperm(len(E.pool), generator=g, device=g.device)[:n]
+    kept = E.kept(**which)
+    if noise or mask is not None or pt is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
+    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n]]
     jet, rounds = E.pool_jet[order], []
-    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet])
+    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet], **{k: torch.full_like(jet, v) for k,v in which.items()})
     while sum(map(len, rounds)) < n:
         rows['x'] = _advance(E, rows, steps, g, make)
         rounds.append(rows['x'])

@@ -112,6 +112,7 @@ class JointJets(_Classes, JetEnergy):
         if y is None: return super().rows(n, seed, pt)
         if not (among := (self.labels==y).nonzero()[:,0]).numel(): raise ValueError(f'y={y}: no training jet was of that class; there are {self.labels.unique().tolist()}')
         return super().rows(n, seed, pt, among) | dict(y=torch.full((n,), y, device=self.pts.device))
+    def kept(self, y=None)->Tensor: "As those of `JetEnergy`; with a class `y`, those with a multiplicity and pt of that class"; return (k := super().kept())[self.labels[self.pool_jet[k]]==y] if y is not None else super().kept()
     def tag(self, a:Arrays, size=1000)->Tensor:
         "Class logits (N, C) of jets with `p4` and `mask`, `size` at a time"
         with torch.no_grad(): return torch.cat([self.logits(b.x, b.mask, b.pt) for b in self.inputs(a).to(self.pts.device).batches(size)])
@@ -119,7 +120,7 @@ class JointJets(_Classes, JetEnergy):
 # %% ../../nbs/ebm/37_joint.ipynb #3c5a5978
 def joint_jets(
     train:Arrays,     # Jets with `p4`, `mask` and `label` (0, 1, ...)
-    weight=.1,        # Of the generative terms; 0 trains a plain classifier, as large and with as many updates
+    weight=.03,       # Of the generative terms; 0 trains a plain classifier, as large and with as many updates
     bar='joint jets', # Text at the progress bar; `None` for no bar
     **more,           # Of `jet_ebm`, as `net updates warm size out seed resume ema`, and of `JetEnergy`
 )->JointJets:

@@ -127,7 +127,7 @@ def _classification(run, d, names, looks):
         got = tagging(o.known.prob, d.test.label, names, run.set.bootstrap, run.seed)
         rows[m] = {k: _short(v) for k,v in got.items()}
         for k,v in got.items(): run.metric(f'{k.replace(" ", "/")}/{m}', v.value, (v.high-v.low)/2)
-    run.table('tagging', pd.DataFrame(rows).T, f'{len(d.test):,} test jets, as many of each class: accuracy, AUC of each class against the rest, expected calibration error and log loss, with 68 % bootstrap intervals.', show=True)
+    run.table('tagging', pd.DataFrame(rows).T, f'{len(d.test):,} test jets, as many of each class: accuracy, AUC of each class against the rest, expected calibration error (which chance can only raise: its interval is mirrored and may lie below it) and log loss, with 68 % bootstrap intervals.', show=True)
     share = {f'{m}: {k}': dict(zip(names, o.known.prob[d.test.label==i].argmax(1).bincount(minlength=len(names)).double()/(d.test.label==i).sum())) for m,o in looks.items() for i,k in enumerate(names)}
     run.table('confusion', pd.DataFrame(share).T, 'Shares of the jets of a class (rows) that are called so (columns).')
 
@@ -164,8 +164,7 @@ def _anomalies(run, d, names, looks):
             rows.setdefault(method, {})[f'against {side}'] = f'{r.auc:.3f} [{r.low:.3f}, {r.high:.3f}]'
             run.metric(f'strange/{"all" if "," in side else side}/{method}', r.auc, (r.high-r.low)/2)
     run.table('strange', pd.DataFrame(rows).T, f'AUC of {run.set.strange} jets, which no training saw, against test jets of the classes that were learned, with 68 % bootstrap intervals. "doubt" is 1 - max p(y|x).', show=True)
-    side = [*sides][-1]
-    return {k: {side: v[side], run.set.strange: v['strange']} for k,v in scores[side].items()}
+    return {side: {k: {side: v[side], f'{run.set.strange} against {side}': v['strange']} for k,v in by.items()} for side,by in scores.items()}
 
 # %% ../../nbs/studies/73_joint.ipynb #e89ae5ad
 _shapes = 'mass tau21 tau32 girth'.split()
@@ -176,7 +175,7 @@ def _made(run, d, names, E):
     for i,k in enumerate(names):
         real, floor = d.test[d.test.label==i].split((.5,.5), run.seed)
         n = min(len(floor), run.set.generate)
-        made = {w: sample_jets(E, n, t, run.seed, noise=True, y=i).to('cpu') for w,t in dict(made=run.set.sample_steps, noise=0).items()}
+        made = dict(made=sample_jets(E, n, run.set.sample_steps, run.seed, y=i).to('cpu'), noise=sample_jets(E, n, 0, run.seed, noise=True, y=i).to('cpu'))
         out[k] = dict(real=real, **made, again=floor[:n])
         run.stage(f'made {n:,} {k} jets')
     return out
@@ -235,8 +234,8 @@ def _fits(s):
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
     if s['particles']<2 or s['test']<20 or s['train']<20: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 20')
     if not (s['beta1']<1 and s['beta2']<1): raise ValueError(f'beta1={s["beta1"]:g}, beta2={s["beta2"]:g}: both are below 1')
-_laptop = dict(classes='QCD,top,W', strange='H', weight=.1, longer=20, updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., pool=512, fresh=0., frame='prong', width=32, depth=1, heads=4, hidden=0, particles=40,
-    lr=7e-4, decay=0., reg=1.5e-2, beta1=.5, beta2=.99, clip=1., last=20, ema=.98, train=1000, test=800, generate=256, sample_steps=200, bootstrap=100)
+_laptop = dict(classes='QCD,top,W', strange='H', weight=.03, longer=20, updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., pool=512, fresh=0., frame='prong', width=32, depth=1, heads=4, hidden=0, particles=40,
+    lr=7e-4, decay=0., reg=1.5e-2, beta1=.5, beta2=.99, clip=1., last=20, ema=.98, train=1000, test=800, generate=128, sample_steps=1000, bootstrap=100)
 _paper = {k: v for k,v in PUBLISHED.items() if k in _laptop} | dict(weight=1., updates=0, ema=0., beta1=PUBLISHED['betas'][0], beta2=PUBLISHED['betas'][1], clip=PUBLISHED['gradient_clip_val'], longer=1, train=350_000, test=10_000, generate=5000, sample_steps=128)
 
 # %% ../../nbs/studies/73_joint.ipynb #0df6dc80
@@ -266,9 +265,9 @@ def joint_study(
     run.text('Calibration', 'On the dashed line a probability is what it says; below it the classifier is too sure.')
     run.figure('reliability', 'How often the class that is called is right, against its stated probability.', _reliability_panel(d, looks))
     run.text('Strange jets', 'High scores are strange.')
-    run.figure('scores', f'Scores of the classes that were learned and of {s.strange}.', *_energy_panels(scores))
-    run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
-    run.text('Generation', f'Jets from chains of {s.sample_steps} steps from noise, under the energy of the class.')
+    run.figure('scores', f'Scores of the classes that were learned and of {s.strange}.', *_energy_panels([*scores.values()][-1]))
+    run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *(p for by in scores.values() for p in _roc_panels(by)))
+    run.text('Generation', f'Jets from chains of {s.sample_steps} steps under the energy of the class.')
     run.figure('spectra', 'Spectra by class, real and made.', *_spectra_panels(seen))
     run.figure('images', 'Mean jet images by class, on a logarithmic scale.', *_image_panels(jets))
     run.text('Training', 'Accuracy on the training jets, and the energies of data and samples, which should stay close.')
