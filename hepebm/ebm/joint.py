@@ -112,7 +112,10 @@ class JointJets(_Classes, JetEnergy):
         if y is None: return super().rows(n, seed, pt)
         if not (among := (self.labels==y).nonzero()[:,0]).numel(): raise ValueError(f'y={y}: no training jet was of that class; there are {self.labels.unique().tolist()}')
         return super().rows(n, seed, pt, among) | dict(y=torch.full((n,), y, device=self.pts.device))
-    def kept(self, y=None)->Tensor: "As those of `JetEnergy`; with a class `y`, those with a multiplicity and pt of that class"; return (k := super().kept())[self.labels[self.pool_jet[k]]==y] if y is not None else super().kept()
+    def kept(self, y=None)->Tensor:
+        "As those of `JetEnergy`; with a class `y`, those with a multiplicity and pt of that class"
+        k = super().kept()
+        return k if y is None else k[self.labels[self.pool_jet[k]]==y]
     def tag(self, a:Arrays, size=1000)->Tensor:
         "Class logits (N, C) of jets with `p4` and `mask`, `size` at a time"
         with torch.no_grad(): return torch.cat([self.logits(b.x, b.mask, b.pt) for b in self.inputs(a).to(self.pts.device).batches(size)])
