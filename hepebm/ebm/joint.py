@@ -100,7 +100,6 @@ class JointJets(_Classes, JetEnergy):
     def forward(self, x:Tensor, mask:Tensor, pt:Tensor=None, y=None)->Tensor:
         "Energies (N,), low is likely, of `x`, `mask` and `pt` [GeV] from `inputs`; with `y`, in that class"
         return self.tilt(x, mask, pt, y) + self.reference(x, mask)
-
     def fit(self, a:Arrays, seed=0):
         "As that of `JetEnergy`, and the classes of its pairs, of training jets with `label`"
         super().fit(a, seed)
