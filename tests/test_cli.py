@@ -94,6 +94,7 @@ BAD = [([], 0), (['--help'], 0), (['--version'], 0), (['nosuch'], 2), (['run'], 
     (['info','nosuch.h5'], 2), (['info','full'], 2), (['info','text.h5'], 2), (['download','nosuch'], 2), (['generate','nosuch','-n','3','-o','x.h5'], 2), (['generate','QCD','-n','3','-o','x.txt'], 2), (['generate','QCD','-o','x.h5'], 2),
     (['generate','QCD','-n','0','-o','x.h5'], 2), (['score','full','text.h5','-o','x.parquet'], 2), (['sample','full','-n','3','-o','x.h5'], 2), (['compare','full','full'], 2),
     (['run','jet-ebm','--devices','0'], 2), (['run','jet-ebm','--jobs','0'], 2), (['run','jet-ebm','--seed','-1'], 2), *((['run','jet-ebm','--set',s], 2) for s in 'size=0 size=None particles=0 steps=0 pool=-5 depth=-1 frames=0 test=0 bootstrap=0 generate=513 pool=511'.split()),
+    *((['run','joint','--set',s], 2) for s in 'classes=QCD strange=W strange=Z weight=0. epochs=3 hidden=64 frame=axis heads=5'.split()),
     (['generate','QCD','-n','3','-o','x.h5','--R','-1'], 2), (['generate','QCD','-n','3','-o','x.h5','--jobs','0'], 2), (['sample','full','-n','3','-o','x.h5','--steps','-1'], 2)]
 
 @pytest.mark.parametrize('args,code', BAD, ids=lambda v: ' '.join(v) if isinstance(v, list) else '')
@@ -210,3 +211,17 @@ def test_toys(tmp_path):
     assert code==2 and 'name one, as a/model/moons-' in err
     code, out, err = hepebm('sample', 'a/model/moons-nce-0', '-n', 3, '-o', 'x.h5', cwd=tmp_path)
     assert code==2 and 'not a model of jets' in err
+
+def test_joint(tmp_path):
+    "The joint classifier: twice the same to the bit; its model scores and samples"
+    RUN = 'run', 'joint', '--preset', 'smoke', '--set', 'longer=1', 'updates=4', 'warm=4'
+    for d in 'ab':
+        code, out, err = hepebm(*RUN, '--out', d, cwd=tmp_path)
+        assert code==0 and 'AUC of H jets' in out, err
+    a,b = (json.loads((tmp_path/d/'metrics.json').read_text()) for d in 'ab')
+    assert a==b and {'accuracy/EBM-CLF', 'ece/classifier', 'strange/all/EBM-CLF: energy', 'jsd/mass/top/made'} <= a.keys()
+    assert (tmp_path/'a/model/model.safetensors').read_bytes()==(tmp_path/'b/model/model.safetensors').read_bytes()
+    code, out, err = hepebm('sample', 'a', '-n', 3, '-o', 'x.h5', '--steps', 2, cwd=tmp_path)
+    assert code==0, err
+    code, out, err = hepebm('score', 'a', 'x.h5', '-o', 'x.parquet', cwd=tmp_path)
+    assert code==0 and '3 events' in out, err

@@ -145,10 +145,10 @@ def grad_log_p(
 def asks(
     net, # A module or function
 )->dict: # Name -> is it required?
-    "What `net` wants to know beside `x`, by its signature (and its list `inputs`, if it has one)"
+    "What `net` wants to know beside `x`, by its signature (and its list `inputs`, if it has one; a dict `inputs` is the answer, of a net that hands on what another asks for)"
+    if isinstance(own := getattr(net, 'inputs', None), dict): return own
     if isinstance(net, nn.Module): names = _names(type(net).forward)[1:] if 'forward' not in vars(net) else _names.__wrapped__(net.forward)
     else: names = _names.__wrapped__(net)
-    own = getattr(net, 'inputs', None)
     return {k: required for k,required in names if not isinstance(own, list) or k in own}
 
 @lru_cache

@@ -20,7 +20,7 @@ from ..core.training import Task, adam, cosine, fit, load_model, record, save_mo
 from ..data.frames import PlainFrame, ProngFrame, jet_frame
 from ..data.kinematics import observables, p4, ptetaphim, wrap
 from .diagnostics import ess, rhat
-from .energies import asks, check_energy, given
+from .energies import _with_signature, asks, check_energy, given
 from .objectives import MLE, NCE
 from .samplers import Pool, _rank, generator, hmc, langevin, mala, run, start, temperature_of
 from ..nn.axes import AxesNet
@@ -97,10 +97,10 @@ class _Spectral(nn.Module):
 
 class _Flat(nn.Module):
     "A perceptron with spectral norm on particles in the order of their momenta"
-    def __init__(self, slots, width, depth, context=0):
+    def __init__(self, slots, width, depth, context=0, out=None):
         super().__init__()
-        self.slots = slots
-        self.net = mlp(slots*4+context, *[width]*depth, 1, bias_out=False)
+        self.slots, self.squeeze = slots, out is None
+        self.net = mlp(slots*4+context, *[width]*depth, out or 1, bias_out=False)
         for m in self.net:
             if isinstance(m, nn.Linear): nn.utils.parametrize.register_parametrization(m, 'weight', _Spectral(m.weight), unsafe=True)
     def forward(self, x, mask, context=None):
@@ -108,7 +108,8 @@ class _Flat(nn.Module):
         order = torch.where(mask, key, -torch.inf).argsort(dim=1, descending=True, stable=True)
         x = torch.cat([x, mask[...,None]], -1).gather(1, order[...,None].expand(-1, -1, 4))*1.
         x = nn.functional.pad(x[:,:self.slots], (0, 0, 0, max(0, self.slots-x.shape[1]))).flatten(1)
-        return self.net(x if context is None else torch.cat([x, context], -1))[:,0]
+        out = self.net(x if context is None else torch.cat([x, context], -1))
+        return out[:,0] if self.squeeze else out
 
 # %% ../../nbs/ebm/35_jets.ipynb #9ae9a256
 NETS = dict(attention=dict(width=32, depth=1, heads=4), deepset=dict(width=64, depth=0, heads=1), mlp=dict(width=256, depth=2, heads=1))
@@ -123,11 +124,11 @@ def _choices(net, axes, frame, scaler, base):
     if net=='mlp' and axes: raise ValueError('axes are for attention and deep sets: leave them out with an mlp')
     return (3 if prong and net!='mlp' else 0) if axes is None else axes, prong if base is None else base
 
-def _network(net, width, depth, heads, hidden, axes, particles, context):
-    if net=='mlp': return _Flat(particles, width, depth, context)
-    if axes: return AxesNet(width, depth if net=='attention' else 0, heads, axes=axes, context=context)
-    if net=='attention' and depth: return SetTransformer(3, width, depth, heads, hidden=hidden, context=context)
-    return DeepSet(3, width, context=context)
+def _network(net, width, depth, heads, hidden, axes, particles, context, out=None):
+    if net=='mlp': return _Flat(particles, width, depth, context, out)
+    if axes: return AxesNet(width, depth if net=='attention' else 0, heads, out, axes, context)
+    if net=='attention' and depth: return SetTransformer(3, width, depth, heads, out, hidden, context)
+    return DeepSet(3, width, out, context=context)
 
 # %% ../../nbs/ebm/35_jets.ipynb #732e2aac
 @record
@@ -159,13 +160,14 @@ class JetEnergy(nn.Module):
     @property
     def particles(self): "Leading particles that are kept"; return self.frame.particles
 
-    def tilt(self, x, mask, pt=None):
-        "f(x), the network's part of the energy (N,)"
+    def seen(self, x, mask, pt=None):
+        "What the network is called with"
         if self.condition and pt is None: raise ValueError('this energy is conditioned on the pt of the jet: give pt')
         context = ((pt.to(x).log()-self.unit[0])/self.unit[1])[:,None] if self.condition else None
-        if not self.axes: return self.net(self.frame.features(x, mask), mask, context)
+        if not self.axes: return self.frame.features(x, mask), mask, context
         z,v = self.frame.inverse(x, mask)
-        return self.net(torch.where(mask, x[...,0], 0), v, z, mask, context)
+        return torch.where(mask, x[...,0], 0), v, z, mask, context
+    def tilt(self, x, mask, pt=None): "f(x), the network's part of the energy (N,)"; return self.net(*self.seen(x, mask, pt))
     def reference(self, x, mask, pt=None):
         "Energy of the wall and, where there is a base, of independent particles"
         return self.frame.wall(x, mask) - (self.base.log_prob(x, mask) if self.base else 0)
@@ -187,9 +189,12 @@ def fit(self:JetEnergy, a:Arrays, seed=0):
     "Take scales, mixture and pairs of N and pt from training jets with `p4` and `mask`"
     f = self.frame.fit(a)(a)
     if self.base: self.base.fit(f.x, f.mask, seed=seed)
-    i = torch.randint(len(f), self.pts.shape, generator=generator(seed, name='pairs'))
+    i = self._pairs(len(f), seed)
     self.counts.copy_(f.mask.sum(1)[i]); self.pts.copy_(f.pt[i]); self.unit.copy_(torch.stack([f.pt.log().mean(), f.pt.log().std()+1e-3]))
     return self
+
+@patch
+def _pairs(self:JetEnergy, n, seed): "Which of `n` training jets give the pairs"; return torch.randint(n, self.pts.shape, generator=generator(seed, name='pairs'))
 
 @patch
 def inputs(self:JetEnergy, a:Arrays)->Arrays: "What the energy is called with: `x` (N, particles, 3), `mask`, and `pt` [GeV], of jets with `p4` and `mask`"; return self.frame(a)
@@ -211,11 +216,12 @@ def noise(self:JetEnergy, seed, mask)->Tensor:
     return self.frame.inside(self.base.sample(len(mask), g, mask)) if self.base else self.frame.noise(g, mask)
 
 @patch
-def draw(self:JetEnergy, n, seed=None, pt=None, near=20)->Tensor:
-    "Numbers of `n` random training jets, or of one among the `near` nearest in `pt` (n,) [GeV]; `occupied(i)` and `pts[i]` are their masks and pts"
+def draw(self:JetEnergy, n, seed=None, pt=None, near=20, among=None)->Tensor:
+    "Numbers of `n` random training jets (`among` these numbers), or of one among the `near` nearest in `pt` (n,) [GeV]; `occupied(i)` and `pts[i]` are their masks and pts"
     g = generator(seed, self.pts.device, 'pairs')
-    if pt is None: return torch.randint(len(self.pts), (n,), generator=g, device=self.pts.device)
-    order, pt = self.pts.argsort(), torch.as_tensor(pt).to(self.pts).expand(n).contiguous()
+    if among is None: among = torch.arange(len(self.pts), device=g.device)
+    if pt is None: return among[torch.randint(len(among), (n,), generator=g, device=g.device)]
+    order, pt = among[self.pts[among].argsort()], torch.as_tensor(pt).to(self.pts).expand(n).contiguous()
     lo, hi = self.pts[order[0]], self.pts[order[-1]]
     if (pt<lo*.95).any() or (pt>hi*1.05).any(): warnings.warn(f'pt of {pt.min():.0f} to {pt.max():.0f} GeV is asked for, and training had {lo:.0f} to {hi:.0f}', stacklevel=2)
     first = (torch.searchsorted(self.pts[order], pt)-near//2).clamp(0, max(0, len(order)-near))
@@ -225,10 +231,13 @@ def draw(self:JetEnergy, n, seed=None, pt=None, near=20)->Tensor:
 def occupied(self:JetEnergy, i)->Tensor: "Masks of training jets `i`"; return torch.arange(self.particles, device=i.device) < self.counts[i][:,None]
 
 @patch
-def rows(self:JetEnergy, n, seed=None, pt=None)->dict:
-    "Starting points of `n` chains: `x` `mask` `pt` and the number `jet` of the training jet that multiplicity and pt are from"
+def kept(self:JetEnergy)->Tensor: "Numbers of the chains of training that the model kept"; return torch.arange(len(self.pool) if self.pool.abs().any() else 0, device=self.pts.device)
+
+@patch
+def rows(self:JetEnergy, n, seed=None, pt=None, among=None)->dict:
+    "Starting points of `n` chains: `x` `mask` `pt` and the number `jet` of the training jet (`among` these) that multiplicity and pt are from"
     g = generator(seed, self.pts.device, 'jets')
-    i = self.draw(n, g, pt)
+    i = self.draw(n, g, pt, among=among)
     mask = self.occupied(i)
     return dict(x=self.noise(g, mask), mask=mask, jet=i, pt=self.pts[i] if pt is None else torch.as_tensor(pt).to(self.pts).expand(n).clone())
 
@@ -315,6 +324,8 @@ def jet_ebm(
     seed=0,
     resume=True,     # Go on from `out`?
     bar='jet EBM',   # Text at the progress bar; `None` for no bar
+    kind=JetEnergy,  # Class of the energy
+    beside=lambda o: o, # Objective -> objective, to put other terms beside those of the likelihood
     **more,          # Arguments of `JetEnergy`, and of `fit`
 )->JetEnergy:
     "Train an energy of jets on background jets"
@@ -323,29 +334,29 @@ def jet_ebm(
     if own.get('particles', 40)<2: raise ValueError(f'particles={own["particles"]}: a jet needs two or more')
     size, pool, weight = min(size, len(train)), max(pool, size), lambda v, default: default if v is True else float(v)
     lr, reg = (usual if v is None else v for usual,v in zip(RATES[net], (lr, reg)))
-    E = _untrained(train, net, own, pool, seed)
+    E = _untrained(kind, train, net, own, pool, seed)
     make, n, accept = _make(step, epsilon, hmc, steps, E.frame)
     E.step.fill_(step); E.cold.fill_(0. if hmc or epsilon is None else epsilon); E.leaps.fill_(steps if hmc else 0)
     if warm and not E.base: raise ValueError(f'warm={warm}: noise-contrastive estimation needs independent particles to tell from, base=True in the prong frame')
     rows, say = E.inputs(train), lambda what: None if bar is None else f'{bar}: {what}'
     kw = dict(size=size, seed=seed, resume=resume, **{'gradient_clip_val': 1., **more})
-    if warm or (warm is None and E.base): fit(Task(E, NCE(E.base, seed=seed), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm or 300, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
+    if warm or (warm is None and E.base): fit(Task(E, beside(NCE(E.base, seed=seed)), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm or 300, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
     objective = MLE(make, n, Pool(lambda n, g: E.rows(n, g), pool, fresh, seed), reg, weight(kl, 1.), weight(repel, .3), through=through, accept=accept, gap=4. if accept else None, far=1e4,
         align=weight(hmc, .1), noise=0. if accept else epsilon*E.frame.metric, seed=seed)
     updates = epochs*(len(rows)//size) if epochs else updates
     opt = adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=betas) if decay is None else adam(lr, decay=decay, betas=betas)
     judged = {} if valid is None else dict(valid=_Whole(), best='valid_js' if out else None)
-    fit(Task(E, objective if valid is None else _Judged(objective, valid, signals, min(pool, len(valid)), steps), opt), rows, **_epochs(updates, len(rows), size, epochs), ema=ema, out=out, bar=say('likelihood'), **judged, **kw)
+    fit(Task(E, beside(objective if valid is None else _Judged(objective, valid, signals, min(pool, len(valid)), steps)), opt), rows, **_epochs(updates, len(rows), size, epochs), ema=ema, out=out, bar=say('likelihood'), **judged, **kw)
     if accept: E.step.copy_(objective.step)
     _keep_pool(E, objective.pool, last, seed)
     if out and not _rank(): save_model(f'{out}/model', E)
     return E
 
 # %% ../../nbs/ebm/35_jets.ipynb #b4da5dd8
-def _untrained(train, net, own, pool, seed):
+def _untrained(kind, train, net, own, pool, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return JetEnergy(**{**NETS[net], **own}, net=net, pool=pool).fit(train, seed)
+        return kind(**{**NETS[net], **own}, net=net, pool=pool).fit(train, seed)
 
 def _epochs(updates, n, size, epochs=None):
     "Epochs and batches an epoch that make up `updates`"
@@ -378,14 +389,16 @@ def sample_jets(
     mask=None,   # (n, particles), True on particles; chains then start from noise
     noise=False, # Start from noise, though the model kept its chains?
     make=None,   # Energy -> kernel, as `partial(hmc, step=.05, leaps=10)`; `None`: that of training
+    **which,     # Of the energy's `rows` and `kept`, as the class `y` of a joint energy
 )->Arrays:       # `p4`, `mask`, `jet_pt`, `sum_z`
     "Jets from the model"
     g = generator(seed, E.pts.device, 'jets')
     if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
-    if noise or mask is not None or pt is not None or E.cold or not E.pool.abs().any(): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make)[-1][1][k] for k in ('x','mask','pt')))
-    order = torch.randperm(len(E.pool), generator=g, device=g.device)[:n]
+    kept = E.kept(**which)
+    if noise or mask is not None or pt is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
+    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n]]
     jet, rounds = E.pool_jet[order], []
-    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet])
+    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet], **{k: torch.full_like(jet, v) for k,v in which.items()})
     while sum(map(len, rounds)) < n:
         rows['x'] = _advance(E, rows, steps, g, make)
         rounds.append(rows['x'])
@@ -412,9 +425,9 @@ def published_noise(
     return PlainFrame(particles).jets(PlainFrame(particles).noise(generator(seed, name='published noise'), mask), mask)
 
 # %% ../../nbs/ebm/35_jets.ipynb #41f9f1ee
-def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16, make=None, size=512):
+def _from_noise(E, n, steps, g, pt=None, mask=None, frames=1, levels=16, make=None, size=512, **which):
     "Chains from noise, annealed where there is a base: (step, rows) at `frames` moments after the start"
-    rows = E.rows(n, g, pt)
+    rows = E.rows(n, g, pt, **which)
     if mask is not None: rows['mask'] = torch.as_tensor(mask).to(g.device); rows['x'] = E.noise(g, rows['mask'])
     parts = [_path({k: v[i:i+size] for k,v in rows.items()}, E, steps, g, frames, levels, make) for i in range(0, n, size)]
     return [(p[0][0], {k: torch.cat([rows[k] for _,rows in p]) for k in p[0][1]}) for p in zip(*parts)]
@@ -432,9 +445,7 @@ def _path(rows, E, steps, g, frames, levels, make):
         rows = {**rows, 'x': s.x}
     return out
 
-def _heated(E, t):
-    def energy(x, mask, pt=None): return t*E.tilt(x, mask, pt)+E.reference(x, mask)
-    return energy
+def _heated(E, t): return _with_signature(lambda x, **named: t*E.tilt(x, **named)+E.reference(x, **named), [E])
 
 def sampling_frames(
     E:JetEnergy,
