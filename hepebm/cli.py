@@ -164,6 +164,8 @@ def sample(
     *, n:int,       # Jets
     o:str,          # Where to: .h5 or .parquet
     steps:int=128,  # Of each chain
+    pt:float=None,  # Of all jets [GeV]; of random training jets if left out
+    label:int=None, # Class, of a model that knows classes
     seed:int=0,     # Same seed, same jets
 ):
     "Sample jets from a trained energy"
@@ -173,7 +175,8 @@ def sample(
     if n<1: raise ValueError(f'-n counts jets, got {n}')
     if steps<0: raise ValueError(f'--steps {steps}: expected 0 or more')
     E,_ = _model(model)
-    write_jets(o, sample_jets(E, n, steps=steps, seed=seed))
+    if label is not None and not 0<=label<(classes := E.settings.get('classes', 0)): raise ValueError(f'--label {label}: ' + (f'this model knows the classes 0 to {classes-1}' if classes else 'this model knows no classes'))
+    write_jets(o, sample_jets(E, n, steps=steps, seed=seed, pt=pt, **({} if label is None else dict(y=label))))
     print(f'{n:,} jets in {o}')
 
 # %% ../nbs/80_cli.ipynb #1d91b0b6

@@ -385,7 +385,7 @@ def sample_jets(
     n,           # Jets
     steps=128,   # Of the kernel, after the chains of training, and between two jets of one chain if `n` is more than there are chains; or in all from noise
     seed=0,
-    pt=None,     # Jet pts [GeV], (n,) or one for all; `None`: of random training jets, with the multiplicity. Chains then start from noise if the energy is conditioned
+    pt=None,     # Jet pts [GeV], (n,) or one for all; `None`: of random training jets, with the multiplicity. Of the kept chains those of about that pt go on, more than once if `n` is large
     mask=None,   # (n, particles), True on particles; chains then start from noise
     noise=False, # Start from noise, though the model kept its chains?
     make=None,   # Energy -> kernel, as `partial(hmc, step=.05, leaps=10)`; `None`: that of training
@@ -395,10 +395,11 @@ def sample_jets(
     g = generator(seed, E.pts.device, 'jets')
     if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
     kept = E.kept(**which)
-    if noise or mask is not None or pt is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
-    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n]]
+    if noise or mask is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
+    own = E.pool_jet[kept]
+    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n] if pt is None else (own==E.draw(n, g, pt, among=own)[:,None]).int().argmax(1)]
     jet, rounds = E.pool_jet[order], []
-    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet], **{k: torch.full_like(jet, v) for k,v in which.items()})
+    rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet] if pt is None else torch.as_tensor(pt).to(E.pts).expand(n).clone(), **{k: torch.full_like(jet, v) for k,v in which.items()})
     while sum(map(len, rounds)) < n:
         rows['x'] = _advance(E, rows, steps, g, make)
         rounds.append(rows['x'])
