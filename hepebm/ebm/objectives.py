@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 from ..core.training import record
 from .energies import asks, energy_grad, given, one_each
-from .samplers import Pool, Random, generator, jump, mala, start
+from .samplers import Pool, Random, _filled, generator, jump, mala, start
 
 # %% ../../nbs/ebm/32_objectives.ipynb #221d6e59
 def _rows(batch): return dict(x=batch) if isinstance(batch, Tensor) else dict(batch.items())
@@ -61,9 +61,9 @@ class MLE(nn.Module):
 
     def sample(self, model, batch):
         "Rows of model samples, one for each row of the batch, and the state of their chains"
-        batch = _rows(batch)
+        batch = _trim(_rows(batch))
         x = batch['x']
-        rows = batch if self.pool is None else self.pool.draw(len(x), x.device)
+        rows = batch if self.pool is None else _trim(self.pool.draw(len(x), x.device))
         E, level = given(model, rows), None if self.gap is None and self.far is None else given(model, batch)(x).detach().mean()
         s = _advance(self, E, start(E, rows['x'], self.random.on(x.device), rows.get('mask')))
         self.waited = 0
@@ -76,7 +76,7 @@ class MLE(nn.Module):
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
     )->dict:   # Terms `cd` `reg` `kl` `repel` `align`; to look at: mean energies, acceptance, size of the force, lost chains, and age, step and waiting of the chains
-        batch = _rows(batch)
+        batch = _trim(_rows(batch))
         rows, s = self.sample(model, batch)
         x = batch['x']
         if isinstance(self.noise, Tensor) or self.noise: x = x + self.noise*_normal(x, self.random.on(x.device), batch.get('mask'))
@@ -93,6 +93,12 @@ class MLE(nn.Module):
         return terms | {k: v.detach() for k,v in look.items()}
 
 # %% ../../nbs/ebm/32_objectives.ipynb #82613fe2
+def _trim(rows):
+    "Sets cut to the longest of them: no time is spent on slots that are empty in all"
+    if 'mask' not in rows or 'pair' in rows: return rows
+    shape, n = rows['mask'].shape, int((rows['mask'].any(0)*torch.arange(1, rows['mask'].shape[1]+1, device=rows['mask'].device)).max().clamp(min=1))
+    return {k: v[:,:n] if v.shape[:2]==shape else v for k,v in rows.items()}
+
 def _parts(model, rows):
     "Energies of the rows, and what `reg` squares: them, or the model's `tilt`"
     if not hasattr(model, 'tilt'): e = _at(model, rows); return e, e
@@ -107,6 +113,7 @@ def _repair(o, model, batch, rows, s, level):
     o.lost = bad.sum()
     if not o.lost: return rows, s
     fresh = batch if o.pool is None else o.pool._new(len(bad), s.generator)
+    rows = {k: _filled(v.detach(), fresh[k]) if k in fresh else v for k,v in rows.items()}
     rows = {k: torch.where(_wide(bad, v), fresh[k], v.detach()) if k in fresh else v for k,v in rows.items()}
     return rows, start(given(model, rows), rows['x'], s.generator, rows.get('mask'))._replace(accept=s.accept.nan_to_num(0), momentum=None)
 
@@ -155,7 +162,8 @@ def _entropy(x, pool, rows, most=2000):
     "Entropy of samples up to a constant, from the distances to the nearest others"
     mask, dims = rows.get('mask'), x[0].numel()
     if mask is not None: dims = mask.sum(1)*(dims//mask.shape[1])
-    x = (x if mask is None else torch.where(_wide(mask, x), x, 0)).flatten(1)
+    x = x if mask is None else torch.where(_wide(mask, x), x, 0)
+    x = (x if pool is None or pool.rows is None else _filled(x, pool.rows['x'])).flatten(1)
     others, own = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device)
     if pool is not None and pool.rows is not None and pool.size>len(x):
         free = torch.ones(pool.size, dtype=torch.bool, device=x.device).index_fill(0, rows['slot'], False)

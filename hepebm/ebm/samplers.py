@@ -623,6 +623,9 @@ class _Box:
 def _rank(): return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
 
 # %% ../../nbs/ebm/31_samplers.ipynb #f4aed9dc
+def _filled(v, like): return v if v.ndim<2 or v.shape[1]==like.shape[1] else torch.nn.functional.pad(v, [0, 0]*(v.ndim-2)+[0, like.shape[1]-v.shape[1]])
+
+# %% ../../nbs/ebm/31_samplers.ipynb #f1c0996a
 @record
 class Pool(nn.Module):
     "Ends of chains, to go on from; a plain attribute, saved through the extra state"
@@ -661,7 +664,7 @@ class Pool(nn.Module):
     ):
         "Write rows back to the slots they came from (not in `eval`: looking does not change the pool)"
         if not self.training: return
-        for k,v in self.rows.items(): v[rows['slot']] = rows[k].detach() + (k=='age')
+        for k,v in self.rows.items(): v[rows['slot']] = _filled(rows[k].detach(), v) + (k=='age')
 
     def get_extra_state(self): return self.rows and {k: v.clone() for k,v in self.rows.items()}
     def set_extra_state(self, state): self.rows = state and {k: v.clone() for k,v in state.items()}
