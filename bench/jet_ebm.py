@@ -1,4 +1,4 @@
-"""Jet EBMs: time of a training step, what size buys, and how fast chains forget: `python bench/jet_ebm.py [step] [ladder] [mixing] [--rounds N] [--threads N] [--device cuda] [--quick]`
+"""Jet EBMs: time of a training step, what size buys, and how fast chains forget: `python bench/jet_ebm.py [step] [ladder] [mixing] [--rounds N] [--threads N] [--updates N] [--device cuda] [--quick]`
 
 step: one update, 24 cold Langevin steps of 128 jets of 40 particles, then backward and Adam. The reference is a plain eager loop over a network of the published size (8 layers of 128, 16 heads, 1024, no norm,
 dropout off, naive attention with the correct mask, chains kept in a list), in the same run and in turn; CPU time, or with a GPU that of the clock.
@@ -101,7 +101,7 @@ def judge(E, valid):
 
 def ladder(a):
     train, valid = sample('jets', 'train'), sample('jets', 'valid')
-    train, n = train[train.label==0], 20 if a.quick else 250
+    train, n = train[train.label==0], 20 if a.quick else a.updates
     print('\n| energy | parameters | updates | CPU s | JSD mass | tau21 | sum_z | FPD | AUC top | W | H |\n|---|---|---|---|---|---|---|---|---|---|---|')
     def row(name, kw, n):
         t = time.process_time()
@@ -111,7 +111,7 @@ def ladder(a):
         print(f'| {name} | {sum(p.numel() for p in E.net.parameters()):,} | {n} | {t:.0f} | '+' | '.join(f'{q[k]:.3f}' for k in ('mass','tau21','sum_z','FPD','top','W','H'))+' |', flush=True)
         return t
     took = {k: row(k, kw, n) for k,kw in LADDER.items()}
-    budget = took['attention, 2 of 64']
+    budget = took['attention, 1 of 64']
     print('| *at equal time* | | | | | | | | | | |')
     for k,kw in LADDER.items():
         m = round(n*budget/took[k])
@@ -128,7 +128,7 @@ def mixing(a):
 
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('parts', nargs='*', default=['step','ladder','mixing']); p.add_argument('--rounds', type=int, default=3); p.add_argument('--threads', type=int, default=1); p.add_argument('--device', default='cpu'); p.add_argument('--quick', action='store_true')
+    p.add_argument('parts', nargs='*', default=['step','ladder','mixing']); p.add_argument('--rounds', type=int, default=3); p.add_argument('--threads', type=int, default=1); p.add_argument('--device', default='cpu'); p.add_argument('--updates', type=int, default=250, help='of the ladder'); p.add_argument('--quick', action='store_true')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     print(f'torch {torch.__version__}, Python {platform.python_version()}, {torch.cuda.get_device_name() if a.device!="cpu" else platform.processor() or platform.machine()}, {a.threads} thread{"s"*(a.threads>1)}, {a.rounds} rounds')

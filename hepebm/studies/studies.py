@@ -27,7 +27,7 @@ from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
 from ..ebm.anomaly import auc_at_flat_mass, auc_in_windows, independence, scores as all_scores, standardised
-from ..ebm.jets import PAPER, _choices, jet_ebm, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
+from ..ebm.jets import PAPER, _choices, jet_ebm, mixing, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
 from ..nn.efps import jet_features
 
 # %% ../../nbs/studies/70_studies.ipynb #a9cae258
@@ -626,6 +626,7 @@ def jet_ebm_study(
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
     run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
     _chains(run, models['attention'], real)
+    run.table('mixing', mixing(models['attention'], 16, run.set.movie_steps//4, seed=run.seed).round(3), f'Sixteen chains of one multiplicity and pt, from noise, over the last {run.set.movie_steps//4} of {run.set.movie_steps//2} steps: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
 
 def _story(run, d, seen):
     "What was done, in words"
