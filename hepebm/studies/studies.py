@@ -626,7 +626,8 @@ def jet_ebm_study(
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
     run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
     _chains(run, models['attention'], real)
-    run.table('mixing', mixing(models['attention'], 16, run.set.movie_steps//4, seed=run.seed).round(3), f'Sixteen chains of one multiplicity and pt, from noise, over the last {run.set.movie_steps//4} of {run.set.movie_steps//2} steps: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
+    k = max(5, run.set.movie_steps//4)
+    run.table('mixing', mixing(models['attention'], 16, k, max(1, k//50), run.seed).round(3), f'Sixteen chains of one multiplicity and pt, from noise, over the last {k} of {2*k} steps: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
 
 def _story(run, d, seen):
     "What was done, in words"
