@@ -11,10 +11,10 @@ __all__ = ['smooth_axes', 'AxesNet']
 import torch
 from torch import Tensor, nn
 from ..core.training import record
+from ..data.frames import _mean
 from .sets import Block, mask_bias, mlp
 
 # %% ../../nbs/nn/24_axes.ipynb #e411f91d
-def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=1e-12)
 def _squared(v, A, eps): return (v[:,:,None]-A[:,None]).square().sum(-1) + eps
 
 def smooth_axes(
