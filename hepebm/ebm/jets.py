@@ -120,6 +120,7 @@ def _choices(net, axes, frame, scaler, base):
     if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
     if frame not in ('prong','axis','lab'): raise ValueError(f"frame is 'prong', 'axis' or 'lab', not {frame!r}")
     if not prong and (axes or base): raise ValueError(f'axes and base need the prong frame: with frame={frame!r} leave them out')
+    if prong and base is False: raise ValueError('the prong frame needs its base: without it the energy has no integral there, and chains no beginning; take frame=axis')
     if prong and scaler: raise ValueError('the prong frame has a scale of its own: scaler= belongs to a plain frame')
     if net=='mlp' and axes: raise ValueError('axes are for attention and deep sets: leave them out with an mlp')
     return (3 if prong and net!='mlp' else 0) if axes is None else axes, prong if base is None else base
@@ -222,7 +223,7 @@ def draw(self:JetEnergy, n, seed=None, pt=None, near=20, among=None)->Tensor:
     if among is None: among = torch.arange(len(self.pts), device=g.device)
     if pt is None: return among[torch.randint(len(among), (n,), generator=g, device=g.device)]
     order, pt = among[self.pts[among].argsort()], torch.as_tensor(pt).to(self.pts).expand(n).contiguous()
-    lo, hi = self.pts[order[0]], self.pts[order[-1]]
+    lo, hi, near = self.pts[order[0]], self.pts[order[-1]], min(near, len(order))
     if (pt<lo*.95).any() or (pt>hi*1.05).any(): warnings.warn(f'pt of {pt.min():.0f} to {pt.max():.0f} GeV is asked for, and training had {lo:.0f} to {hi:.0f}', stacklevel=2)
     first = (torch.searchsorted(self.pts[order], pt)-near//2).clamp(0, max(0, len(order)-near))
     return order[(first + torch.randint(near, (n,), generator=g, device=pt.device)).clamp(max=len(order)-1)]
@@ -256,10 +257,13 @@ def jittered(
 
 def _make(step, epsilon, hamilton, leaps, frame):
     "Energy -> kernel, steps of it in an update, acceptance to steer to"
-    metric = frame.metric
-    if hamilton: return partial(hmc, step=step, leaps=leaps, mass=1/metric, keep=True), 1, .65
-    if epsilon is None: return partial(jittered, step=step, metric=metric), leaps, .6
-    return partial(langevin, step=step*metric, temperature=temperature_of(step, epsilon), into=frame.inside), leaps, None
+    if hamilton: return partial(_hamilton, step=step, leaps=leaps, frame=frame), 1, .65
+    if epsilon is None: return partial(_exact, step=step, frame=frame), leaps, .6
+    return partial(_cold, step=step, epsilon=epsilon, frame=frame), leaps, None
+
+def _hamilton(E, step, leaps, frame): return hmc(E, step, leaps, mass=1/frame.metric, keep=True)
+def _exact(E, step, frame): return jittered(E, step, metric=frame.metric)
+def _cold(E, step, epsilon, frame): return langevin(E, step*frame.metric, temperature_of(step, epsilon), into=frame.inside)
 
 @patch
 def kernel(self:JetEnergy, e):
@@ -270,7 +274,8 @@ def kernel(self:JetEnergy, e):
 PAPER = dict(pt=np.linspace(200, 1000, 51), mass=np.linspace(0, 500, 51))
 
 class _Whole:
-    "Validation data that come as a single row: the judge has its own"
+    "Validation data that come as a single row, to every process: the judge has its own"
+    world = 2
     def batches(self, size, shuffle=False, seed=0): yield dict(x=torch.zeros(1))
 
 class _Judged(nn.Module):
@@ -278,7 +283,7 @@ class _Judged(nn.Module):
     def __init__(self, objective, valid, signals, n, steps):
         super().__init__()
         self.objective, self.valid, self.signals, self.n, self.steps = objective, valid, signals or {}, n, steps
-        self.real = {k: _leading(valid, k) for k in PAPER}
+        self.real, self.settings = {k: _leading(valid, k) for k in PAPER}, dict(objective=objective, n=n, steps=steps)
     def forward(self, model, batch):
         if self.training: return self.objective(model, batch)
         pool, seed = self.objective.pool, self.objective.random.seed
@@ -288,7 +293,7 @@ class _Judged(nn.Module):
         js = {k: jsd(self.real[k], _leading(made.to('cpu'), k), PAPER[k]) for k in PAPER}
         score = {k: model.score(a.to(model.pts.device)).cpu() for k,a in dict(valid=self.valid, **self.signals).items()}
         say = {f'_js_{k}': v for k,v in js.items()} | {f'_auc_{k}': auc(torch.cat([score['valid'], score[k]]), torch.cat([torch.zeros(len(self.valid)), torch.ones(len(score[k]))])) for k in self.signals}
-        return {k: torch.tensor(v) for k,v in dict(js=sum(js.values())/2, **say).items()}
+        return {k: torch.tensor(v, device=model.pts.device) for k,v in dict(js=sum(js.values())/2, **say).items()}
 
 def _leading(a, name): o = spectra_of(a); return o[name]
 
@@ -305,7 +310,7 @@ def jet_ebm(
     size=64,         # Jets in an update
     steps=10,        # Of each chain in an update
     step=.01,        # Of Langevin at the start; it follows the acceptance, unless `epsilon` is given
-    epsilon=None,    # Noise of a step (.005 is published), and on the data: Langevin of fixed `step`, cold; `None`: exact, with a Metropolis step
+    epsilon=None,    # Noise of a step (.005 is published; of no use with `hmc`), and on the data: Langevin of fixed `step`, cold; `None`: exact, with a Metropolis step
     kl=False,        # Weight of the energy of samples, its gradient going through the chain; `True` is 1 (Du et al. 2021)
     hmc=False,       # Hamiltonian chains, a trajectory of `steps` leaps? A number is the weight of the mean |cos| of momenta and forces at its end; `True` is .1
     repel=False,     # Weight of the entropy of samples; `True` is .3

@@ -55,8 +55,10 @@ class MLE(nn.Module):
         seed=0,    # Of the chains
     ):
         super().__init__()
-        self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.noise, self.random = make, n, pool, reg, kl, repel, min(through, n), noise, Random(seed, 'mle')
+        self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.random = make, n, pool, reg, kl, repel, min(through, n), Random(seed, 'mle')
         self.accept, self.gap, self.waits, self.far, self.align = accept, gap, waits, far, align
+        if isinstance(noise, Tensor): self.register_buffer('noise', noise, persistent=False)
+        else: self.noise = noise
         _steer(self)
 
     def sample(self, model, batch):
