@@ -581,6 +581,7 @@ _laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, st
 _published = dict(updates=117_000, deepset_updates=117_000, warm=0, size=128, steps=24, step=.1, epsilon=.005, fresh=.05, pool=10_000, width=128, depth=8, heads=16, hidden=1024, deepset_width=128, frame='axis',
     lr=1e-4, reg=.1, deepset_lr=1e-4, deepset_reg=.1, decay=.98, beta1=0., beta2=.999, clip=.1, last=0, ema=0., keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128)
 
+# %% ../../nbs/studies/70_studies.ipynb #dfa525b0
 def _enough_chains(s):
     if s['updates']<1: raise ValueError(f'updates={s["updates"]}: expected 1 or more')
     if s['particles']<2 or s['test']<20 or s['train']<50: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 50')
