@@ -210,6 +210,72 @@ def test_playground_in_jupyter(tmp_path):
         button('stop')
         page.screenshot(path=str(tmp_path/'playground.png'))
 
+JETS = '''
+from hepebm.data.samples import sample
+from hepebm.ebm.jets import jet_ebm
+from hepebm.ebm.jet_maker import JetMaker
+jets = sample('jets', 'train')
+jets = jets[jets.label==0]
+m = JetMaker(jet_ebm(jets[:1000], 'deepset', updates=10, warm=30, pool=64, last=5, bar=None), jets[-1000:])
+m
+---
+print('meanwhile', m.loop.on, m.t)
+---
+print('temperature', m.temperature)
+---
+import asyncio, time
+steps, began = m.t, time.time()
+await asyncio.sleep(5)
+print('steps', (m.t-steps)/(time.time()-began))
+'''
+
+def test_jet_maker_in_jupyter(tmp_path):
+    "Jets form while cells run; sliders act at once"
+    idle = os.getloadavg()[0] < 1
+    with opened(tmp_path, JETS) as page:
+        run(page, 0)
+        canvases = page.locator('canvas.hepebm-view')
+        until(page, lambda: canvases.count()==6, 180)
+        jet, trace = canvases.nth(0), canvases.nth(5)
+        button = lambda name: page.locator('button.jupyter-button', has_text=name).click()
+        words = lambda: page.locator('.widget-html-content').last.inner_text()
+        step = lambda: int(re.search(r'step (\d+) of 64', words())[1])
+        until(page, lambda: frames(jet) > 0)
+        before, seen = jet.evaluate(FIND), frames(jet)
+        button('start')
+        until(page, lambda: step() > 20)
+        assert frames(jet) > seen+5 and jet.evaluate(FIND)!=before
+        now = lambda: (time.monotonic(), frames(jet), page.received)
+        a = now(); page.wait_for_timeout(6000); b = now()
+        rate, received = ((v-u)/(b[0]-a[0]) for u,v in zip(a[1:], b[1:]))
+        print(f'{rate:.1f} frames a second, {received/1000:.0f} kB/s received')
+        assert rate > bar(10, idle) and received < 400_000
+        run(page, 3)
+        until(page, lambda: any('steps' in o for o in output(page, 3)), 30)
+        print('of each of 64 chains, a second:', *output(page, 3))
+        n = step()
+        run(page, 1)                                     # another cell runs while jets form
+        until(page, lambda: any('meanwhile True' in o for o in output(page, 1)), 20)
+        until(page, lambda: step() > n+5, 20)
+        assert 'the law of the model' in words()
+        page.locator('.widget-slider').nth(1).locator('.noUi-handle').focus()
+        for _ in range(40): page.keyboard.press('ArrowLeft'); page.wait_for_timeout(20)
+        until(page, lambda: 'colder than the model' in words(), 20)
+        run(page, 2)
+        until(page, lambda: any(float(o.split()[1]) < .1 for o in output(page, 2) if 'temperature' in o), 20)
+        page.wait_for_timeout(3000)
+        page.screenshot(path=str(tmp_path/'cold.png'))
+        button('from noise')
+        until(page, lambda: step() < n, 10)
+        button('stop')
+        page.wait_for_timeout(1500)
+        n, seen = step(), frames(jet)
+        page.wait_for_timeout(1500)
+        assert (step(), frames(jet))==(n, seen)          # it rests
+        button('kept chains')
+        until(page, lambda: step()==0 and frames(jet) > seen, 10)
+        page.screenshot(path=str(tmp_path/'jets.png'))
+
 RERUN = '''
 from hepebm.ebm.playground import *
 all_of_them = []
