@@ -283,19 +283,20 @@ class _Judged(nn.Module):
     def __init__(self, objective, valid, signals, n, steps):
         super().__init__()
         self.objective, self.valid, self.signals, self.n, self.steps = objective, valid, signals or {}, n, steps
-        self.real, self.settings = {k: _leading(valid, k) for k in PAPER}, dict(objective=objective, n=n, steps=steps)
+        self.real, self.settings = spectra_of(valid), dict(objective=objective, n=n, steps=steps)
     def forward(self, model, batch):
         if self.training: return self.objective(model, batch)
         pool, seed = self.objective.pool, self.objective.random.seed
         if self.objective.accept: model.step.copy_(self.objective.step)
-        keep = pool.rows is not None and pool.fresh==0 and not model.cold
+        if keep := pool.rows is not None and not model.cold: model.pool.copy_(pool.rows['x']); model.pool_jet.copy_(pool.rows['jet'])
         made = model.jets(*(pool.rows[k][:self.n].to(model.pts.device) for k in ('x','mask','pt'))) if keep else sample_jets(model, self.n, self.steps, seed, noise=True)
-        js = {k: jsd(self.real[k], _leading(made.to('cpu'), k), PAPER[k]) for k in PAPER}
+        made = spectra_of(made.to('cpu'))
+        js = {k: jsd(self.real[k], made[k], PAPER[k]) for k in PAPER}
         score = {k: model.score(a.to(model.pts.device)).cpu() for k,a in dict(valid=self.valid, **self.signals).items()}
         say = {f'_js_{k}': v for k,v in js.items()} | {f'_auc_{k}': auc(torch.cat([score['valid'], score[k]]), torch.cat([torch.zeros(len(self.valid)), torch.ones(len(score[k]))])) for k in self.signals}
         return {k: torch.tensor(v, device=model.pts.device) for k,v in dict(js=sum(js.values())/2, **say).items()}
 
-def _leading(a, name): o = spectra_of(a); return o[name]
+
 
 # %% ../../nbs/ebm/35_jets.ipynb #fb330999
 RATES = dict(attention=(7e-4, 1.5e-2), deepset=(5e-4, 1e-2), mlp=(5e-4, 1e-2))
@@ -364,8 +365,8 @@ def _untrained(kind, train, net, own, pool, seed):
         return kind(**{**NETS[net], **own}, net=net, pool=pool).fit(train, seed)
 
 def _epochs(updates, n, size, epochs=None):
-    "Epochs and batches an epoch that make up `updates`"
-    epochs = epochs or (max(1, round(updates/(n//size))) if n>=size else updates)
+    "Epochs and batches an epoch that make up `updates`, or a few more where they do not divide"
+    epochs = epochs or -(-updates//-(-n//size))
     return dict(epochs=epochs, limit_train_batches=-(-updates//epochs))
 
 def _keep_pool(E, pool, steps, seed):

@@ -350,17 +350,17 @@ def _user_jets(data):
 def jet_data(
     data=None, # File, folder or public set; `None` takes the shipped jets
     seed=0,    # Of the split of a file
-):             # train, valid, test: background jets; signals: name -> jets; note: what to know of the file
+):             # train, valid, test: background jets; signals: name -> jets to judge on, and `held` to log in training (none of a file); note: what to know of the file
     "Background jets in three parts, and the signals"
     if data is None:
         parts, names = [sample('jets', s) for s in SPLITS], JETS
         train,valid,test = (a[a.label==0] for a in parts)
-        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i}, note='')
+        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i}, held={k: parts[1][parts[1].label==i][:500] for i,k in enumerate(names) if i}, note='')
     a,names,note = _user_jets(data)
     background = a[a.label==0]
     if len(background)<50: raise DataError(f'{data}: {len(background)} background jets are too few to train and test on')
     train,valid,test = background.split((.7,.1,.2), seed)
-    return AttrDict(train=train, valid=valid, test=test, signals={names[k]: a[a.label==k] for k in a.label.unique().tolist() if k}, note=note)
+    return AttrDict(train=train, valid=valid, test=test, signals={names[k]: a[a.label==k] for k in a.label.unique().tolist() if k}, held={}, note=note)
 
 # %% ../../nbs/studies/70_studies.ipynb #31b033bb
 def p_value(
@@ -377,7 +377,7 @@ def _train(run, d, net):
     own = {k: s[k] for k in 'updates warm size steps step fresh pool width depth heads particles frame lr reg kl hmc repel through last'.split()}
     own |= {k: s[k] or None for k in ('hidden','epsilon','decay','ema')} | dict(scaler=None if s.scaler=='none' else s.scaler, gradient_clip_val=s.clip, betas=(s.beta1, s.beta2))
     if net=='deepset': own |= dict(depth=0, heads=1, width=s.deepset_width, updates=s.deepset_updates, lr=s.deepset_lr, reg=s.deepset_reg)
-    E = jet_ebm(d.train, net=net, out=out, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, valid=d.valid[:1000], signals={k: a[:500] for k,a in d.signals.items()}, **own, **run.trainer)
+    E = jet_ebm(d.train, net=net, out=out, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, valid=d.valid[:1000], signals=d.held, **own, **run.trainer)
     if run.rank: return E
     if s.keep=='best': E = load_model(out/'best')
     folder = run.out/('model' if net=='attention' else f'model-{net}')
@@ -588,6 +588,9 @@ def _enough_chains(s):
     if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last (the averaged model in the end) or best (the one whose chains are nearest to valid jets)')
     _choices('attention', None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
     if s['warm'] and s['frame']!='prong': raise ValueError(f'warm={s["warm"]}: the warm start needs frame=prong; give warm=0')
+    if s['hmc'] and s['epsilon']: raise ValueError(f'hmc={s["hmc"]:g}, epsilon={s["epsilon"]:g}: chains are Hamiltonian or cold Langevin\'s; one of them is 0')
+    if s['hidden'] and s['frame']=='prong': raise ValueError(f'hidden={s["hidden"]}: in the prong frame a block is twice as wide inside; leave it out')
+    if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
 @study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
