@@ -315,7 +315,7 @@ def jet_ebm(
     kl=False,        # Weight of the energy of samples, its gradient going through the chain; `True` is 1 (Du et al. 2021)
     hmc=False,       # Hamiltonian chains, a trajectory of `steps` leaps? A number is the weight of the mean |cos| of momenta and forces at its end; `True` is .1
     repel=False,     # Weight of the entropy of samples; `True` is .3
-    through=1,       # Last steps of the chain that the gradients of `kl` and `repel` go through, as many as `steps` for all
+    through=1,       # Last steps of the chain that the gradients of `kl` and `repel` go through, as many as `steps` for all; with `hmc` the first kick of the trajectory
     pool=512,        # Chains
     fresh=0.,        # Share of chains that begin anew in an update (.05 is published)
     lr=None,         # Of maximum likelihood; `None`: 7e-4 (attention) or 5e-4
@@ -398,6 +398,7 @@ def sample_jets(
     **which,     # Of the energy's `rows` and `kept`, as the class `y` of a joint energy
 )->Arrays:       # `p4`, `mask`, `jet_pt`, `sum_z`
     "Jets from the model"
+    if n<1: raise ValueError(f'n={n}: expected 1 jet or more')
     g = generator(seed, E.pts.device, 'jets')
     if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
     kept = E.kept(**which)

@@ -130,5 +130,6 @@ def joint_jets(
     if 'label' not in train: raise ValueError('a joint model is trained on jets with labels, and these have none')
     classes = train.label.unique().tolist()
     if classes!=[*range(len(classes))] or len(classes)<2: raise ValueError(f'labels are 0, 1 and so on, for two classes or more; these jets have {classes}')
+    if not weight and more.get('valid') is not None: raise ValueError('valid= judges chains, and a plain classifier (weight=0) has none')
     if not weight: more = dict(last=0) | more
     return jet_ebm(train, bar=bar, kind=partial(JointJets, classes=len(classes)), beside=lambda o: joint(o if weight else None, weight), **more)

@@ -87,7 +87,7 @@ class MLE(nn.Module):
         if self.kl: terms['kl'] = self.kl*_frozen(model, rows)(s.x).mean()
         if self.repel: terms['repel'] = -self.repel*_entropy(s.x, self.pool, rows)
         if self.reg: terms['reg'] = self.reg*(a.square().mean()+b.square().mean())
-        if self.align: terms['align'] = self.align*_alignment(given(model, rows), s)
+        if self.align: terms['align'] = self.align*_alignment(self, given(model, rows), s)
         look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt(), _lost=self.lost.to(data))
         if 'age' in rows: look['_age'] = rows['age'].to(data).mean()
         if self.accept: look['_step'] = self.step.clone()
@@ -119,8 +119,9 @@ def _repair(o, model, batch, rows, s, level):
     rows = {k: torch.where(_wide(bad, v), fresh[k], v.detach()) if k in fresh else v for k,v in rows.items()}
     return rows, start(given(model, rows), rows['x'], s.generator, rows.get('mask'))._replace(accept=s.accept.nan_to_num(0), momentum=None)
 
-def _alignment(E, s):
-    "Mean |cos| of momenta and forces, with the weights in the forces"
+def _alignment(o, E, s):
+    "Mean |cos| of momenta and forces, with the weights in the forces; none in an update in which chains were lost"
+    if s.momentum is None and not o.lost: raise ValueError('align= needs chains with momenta: partial(hmc, step=.1, leaps=10, keep=True)')
     if s.momentum is None: return s.energy.new_zeros(())
     force = _traced(E, s._replace(x=s.x.detach())).grad.flatten(1)
     return nn.functional.cosine_similarity(s.momentum.flatten(1), force, eps=1e-12).abs().mean()

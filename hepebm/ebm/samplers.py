@@ -31,7 +31,7 @@ class State(NamedTuple):
     of: object = None          # The energy that `energy` and `grad` belong to
     memo: object = None        # What a kernel keeps from step to step: a tuned step size, hot replicas
     kinetic: Tensor = None     # At the start of the last trajectory (N,), of kernels with momenta
-    momentum: Tensor = None    # At x, like x, of `hmc` with `keep`
+    momentum: Tensor = None    # At x and in its coordinates, as a velocity, of `hmc` with `keep`
 
 # %% ../../nbs/ebm/31_samplers.ipynb #ed357a67
 def generator(
@@ -302,7 +302,7 @@ def hmc(
         x,w,energy,grad = _leap(at, s.x, v, s.grad, step*scale, leaps, s.mask, root)
         kinetic = _dot(v, v)/2
         new = _metropolis(s, x, energy, grad, s.energy-energy + kinetic - _dot(w, w)/2, kinetic=kinetic)
-        return new._replace(momentum=torch.where(_wide((new.x==x).flatten(1).all(1), x), w, -v)) if keep else new
+        return new._replace(momentum=root.push(torch.where(_wide((new.x==x).flatten(1).all(1), x), w, -v))) if keep else new
     return kernel
 hmc.target, hmc.power = .8, .5
 
