@@ -61,7 +61,7 @@ def _quantile(x, q): return float(np.quantile(x.cpu().numpy(), q))
 @record
 class ProngFrame(nn.Module):
     "log z and stretched angles about the hardest part, as inputs of order one"
-    prongs = True # Does `inverse` give momentum fractions and angles that a network on axes can use?
+    prongs, numbers = True, 3 # Does `inverse` give momentum fractions and angles that a network on axes can use? Numbers of a particle in `features`
     def __init__(self,
         particles=40, # Leading particles that are kept
     ):
@@ -120,7 +120,7 @@ class PlainFrame(nn.Module):
     ):
         super().__init__()
         if about not in ('axis','lab'): raise ValueError(f"angles are about the jet's 'axis' or in the 'lab', not about {about!r}")
-        self.particles, self.about, self.scaler = particles, about, scaler and Scaler(scaler)
+        self.particles, self.about, self.scaler, self.numbers = particles, about, scaler and Scaler(scaler), 4 if about=='lab' else 3
         for k,v in dict(low=[-math.inf]*3, high=[math.inf]*3, metric=[1.]*3, unit=[1.]*3, spot=[0.,0.]).items(): self.register_buffer(k, torch.tensor(v))
     def fit(self, a:Arrays):
         "Take scale and limits from jets with `p4` and `mask`"
@@ -145,10 +145,9 @@ class PlainFrame(nn.Module):
         x = x if not self.scaler else self.scaler.inverse(x)
         return torch.where(mask[...,None], torch.cat([x[...,:2], wrap(x[...,2:])], -1), 0)
     def features(self, x, mask):
-        "What a network sees: `x` with its angle within half a turn, zero on padding"
-        if self.about!='lab': return torch.where(mask[...,None], x, 0)
-        raw = self.inverse(x, mask)
-        return self.scaler(raw, mask) if self.scaler else raw
+        "What a network sees, zero on padding: `x`; in the lab with cosine and sine of the angle, so that jets at phi = pi are as whole as others"
+        phi = (self.scaler.inverse(x) if self.scaler else x)[...,2]
+        return torch.where(mask[...,None], x if self.about!='lab' else torch.stack([x[...,0], x[...,1], phi.cos(), phi.sin()], -1), 0)
     def jets(self,
         x:Tensor,       # (N, P, 3)
         mask:Tensor,    # (N, P)

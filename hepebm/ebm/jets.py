@@ -22,7 +22,7 @@ from ..data.kinematics import observables, p4, ptetaphim, wrap
 from .diagnostics import ess, rhat
 from .energies import _with_signature, asks, check_energy, given
 from .objectives import MLE, NCE
-from .samplers import Pool, _rank, generator, hmc, langevin, mala, run, start, temperature_of
+from .samplers import Pool, _here, _mala, _moving, _rank, _root, generator, hmc, langevin, run, start, temperature_of
 from ..nn.axes import AxesNet
 from ..nn.sets import DeepSet, SetTransformer, by_hand, mlp
 
@@ -97,16 +97,16 @@ class _Spectral(nn.Module):
 
 class _Flat(nn.Module):
     "A perceptron with spectral norm on particles in the order of their momenta"
-    def __init__(self, slots, width, depth, context=0, out=None):
+    def __init__(self, slots, width, depth, context=0, out=None, numbers=3):
         super().__init__()
         self.slots, self.squeeze = slots, out is None
-        self.net = mlp(slots*4+context, *[width]*depth, out or 1, bias_out=False)
+        self.net = mlp(slots*(numbers+1)+context, *[width]*depth, out or 1, bias_out=False)
         for m in self.net:
             if isinstance(m, nn.Linear): nn.utils.parametrize.register_parametrization(m, 'weight', _Spectral(m.weight), unsafe=True)
     def forward(self, x, mask, context=None):
-        key = x[...,0] + 1e-3*x[...,1] + 6e-4*x[...,2]  # particles of one momentum are told apart by their angles
+        key = x[...,0] + 1e-3*x[...,1] + 6e-4*x[...,2] + 2e-4*x[...,-1]  # particles of one momentum are told apart by their angles
         order = torch.where(mask, key, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        x = torch.cat([x, mask[...,None]], -1).gather(1, order[...,None].expand(-1, -1, 4))*1.
+        x = torch.cat([x, mask[...,None]], -1)[torch.arange(len(x), device=x.device)[:,None],order]*1.
         x = nn.functional.pad(x[:,:self.slots], (0, 0, 0, max(0, self.slots-x.shape[1]))).flatten(1)
         out = self.net(x if context is None else torch.cat([x, context], -1))
         return out[:,0] if self.squeeze else out
@@ -125,11 +125,11 @@ def _choices(net, axes, frame, scaler, base):
     if net=='mlp' and axes: raise ValueError('axes are for attention and deep sets: leave them out with an mlp')
     return (3 if prong and net!='mlp' else 0) if axes is None else axes, prong if base is None else base
 
-def _network(net, width, depth, heads, hidden, axes, particles, context, out=None):
-    if net=='mlp': return _Flat(particles, width, depth, context, out)
+def _network(net, width, depth, heads, hidden, axes, frame, context, out=None):
+    if net=='mlp': return _Flat(frame.particles, width, depth, context, out, frame.numbers)
     if axes: return AxesNet(width, depth if net=='attention' else 0, heads, out, axes, context)
-    if net=='attention' and depth: return SetTransformer(3, width, depth, heads, out, hidden, context)
-    return DeepSet(3, width, out, context=context)
+    if net=='attention' and depth: return SetTransformer(frame.numbers, width, depth, heads, out, hidden, context)
+    return DeepSet(frame.numbers, width, out, context=context)
 
 # %% ../../nbs/ebm/35_jets.ipynb #732e2aac
 @record
@@ -154,7 +154,7 @@ class JetEnergy(nn.Module):
         super().__init__()
         axes, base = _choices(net, axes, frame, scaler, base)
         self.frame, self.axes, self.condition = ProngFrame(particles) if frame=='prong' else PlainFrame(particles, frame, scaler), axes, condition
-        self.net, self.base = _network(net, width, depth, heads, hidden, axes, particles, int(condition)), ParticleMixture(components) if base else None
+        self.net, self.base = _network(net, width, depth, heads, hidden, axes, self.frame, int(condition)), ParticleMixture(components) if base else None
         kept = dict(counts=torch.ones(jets, dtype=torch.long), pts=torch.ones(jets), step=torch.tensor(.01), cold=torch.tensor(0.), leaps=torch.tensor(0), unit=torch.tensor([0.,1.]),
             pool=torch.zeros(pool, particles, 3), pool_jet=torch.zeros(pool, dtype=torch.long))
         for k,v in kept.items(): self.register_buffer(k, v)
@@ -250,9 +250,10 @@ def jittered(
     metric=1., # Times `step`, for x's last axis
 ):             # State -> State
     "MALA in which each chain now and then takes a small step"
+    at, root = _moving(E), _root(1.)
     def kernel(s):
         u = torch.rand(len(s.x), 1, 1, generator=s.generator, device=s.x.device)
-        return mala(E, torch.where(u<small, .1, 1.)*step*metric)(s)
+        return _mala(at, root, torch.where(u<small, .1, 1.)*step*metric, _here(E, s))
     return kernel
 
 def _make(step, epsilon, hamilton, leaps, frame):
@@ -289,7 +290,7 @@ class _Judged(nn.Module):
         pool, seed = self.objective.pool, self.objective.random.seed
         if self.objective.accept: model.step.copy_(self.objective.step)
         if keep := pool.rows is not None and not model.cold: model.pool.copy_(pool.rows['x']); model.pool_jet.copy_(pool.rows['jet'])
-        made = model.jets(*(pool.rows[k][:self.n].to(model.pts.device) for k in ('x','mask','pt'))) if keep else sample_jets(model, self.n, self.steps, seed, noise=True)
+        made = model.jets(*(pool.rows[k][:self.n].to(model.pts.device) for k in ('x','mask','pt'))) if keep else sample_jets(model, self.n, max(self.steps, 128), seed, noise=True)
         made = spectra_of(made.to('cpu'))
         js = {k: jsd(self.real[k], made[k], PAPER[k]) for k in PAPER}
         score = {k: model.score(a.to(model.pts.device)).cpu() for k,a in dict(valid=self.valid, **self.signals).items()}
@@ -311,11 +312,11 @@ def jet_ebm(
     size=64,         # Jets in an update
     steps=10,        # Of each chain in an update
     step=.01,        # Of Langevin at the start; it follows the acceptance, unless `epsilon` is given
-    epsilon=None,    # Noise of a step (.005 is published; of no use with `hmc`), and on the data: Langevin of fixed `step`, cold; `None`: exact, with a Metropolis step
+    epsilon=None,    # Noise of a step (.005 is published), and on the data: Langevin of fixed `step`, cold; with `hmc` on the data alone. `None`: exact chains, no noise
     kl=False,        # Weight of the energy of samples, its gradient going through the chain; `True` is 1 (Du et al. 2021)
     hmc=False,       # Hamiltonian chains, a trajectory of `steps` leaps? A number is the weight of the mean |cos| of momenta and forces at its end; `True` is .1
     repel=False,     # Weight of the entropy of samples; `True` is .3
-    through=1,       # Last steps of the chain that the gradients of `kl` and `repel` go through, as many as `steps` for all; with `hmc` the first kick of the trajectory
+    through=1,       # Last steps of the chain that the gradients of `kl` and `repel` go through, as many as `steps` for all; with `hmc` its last kicks
     pool=512,        # Chains
     fresh=0.,        # Share of chains that begin anew in an update (.05 is published)
     lr=None,         # Of maximum likelihood; `None`: 7e-4 (attention) or 5e-4
@@ -348,7 +349,7 @@ def jet_ebm(
     kw = dict(size=size, seed=seed, resume=resume, **{'gradient_clip_val': 1., **more})
     if warm or (warm is None and E.base): fit(Task(E, beside(NCE(E.base, seed=seed)), adam(1e-3, betas=(.5,.99))), rows, **_epochs(warm or 300, len(rows), size), out=out and f'{out}/warm', bar=say('warm start'), **kw)
     objective = MLE(make, n, Pool(lambda n, g: E.rows(n, g), pool, fresh, seed), reg, weight(kl, 1.), weight(repel, .3), through=through, accept=accept, gap=4. if accept else None, far=1e4,
-        align=weight(hmc, .1), noise=0. if accept else epsilon*E.frame.metric, seed=seed)
+        align=weight(hmc, .1), noise=epsilon*E.frame.metric if epsilon else 0., seed=seed)
     updates = epochs*(len(rows)//size) if epochs else updates
     opt = adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=betas) if decay is None else adam(lr, decay=decay, betas=betas)
     judged = {} if valid is None else dict(valid=_Whole(), best='valid_js' if out else None)
@@ -371,10 +372,11 @@ def _epochs(updates, n, size, epochs=None):
 
 def _keep_pool(E, pool, steps, seed):
     "All chains of the pool, moved on under the final weights and kept with the model"
-    dev = E.pts.device
+    home, dev = E.pts.device, (pool.rows or {}).get('x', E.pts).device  # training on a GPU leaves the chains there, and brings the model home
+    E.to(dev)
     rows = {k: v.to(dev) for k,v in (pool.rows or pool._new(pool.size, generator(seed, dev, 'pool'))).items()}
     E.pool.copy_(_advance(E, rows, steps, generator(seed, dev, 'last'))); E.pool_jet.copy_(rows['jet'])
-    return E
+    return E.to(home)
 
 def _advance(E, rows, steps, g, make=None, size=256):
     "Positions of chains, run on, `size` at a time"
@@ -403,6 +405,7 @@ def sample_jets(
     if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
     kept = E.kept(**which)
     if noise or mask is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
+    if steps<1 and (n>len(kept) or pt is not None): raise ValueError(f'steps={steps}: {n} jets from {len(kept)} kept chains need steps between them, or come out twice')
     own = E.pool_jet[kept]
     order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n] if pt is None else (own==E.draw(n, g, pt, among=own)[:,None]).int().argmax(1)]
     jet, rounds = E.pool_jet[order], []

@@ -92,7 +92,7 @@ class JointJets(_Classes, JetEnergy):
         **more,          # Of `JetEnergy`
     ):
         super().__init__(width, depth, heads, net=net, hidden=hidden, **more)
-        self.net = JointEnergy(_network(net, width, depth, heads, hidden, self.axes, self.particles, int(self.condition), classes))
+        self.net = JointEnergy(_network(net, width, depth, heads, hidden, self.axes, self.frame, int(self.condition), classes))
         self.register_buffer('labels', torch.zeros_like(self.counts))
     def logits(self, x, mask, pt=None)->Tensor: "Class logits (N, C)"; return self.net.logits(*self.seen(x, mask, pt))
     def tilt(self, x, mask, pt=None, y=None): "The network's part of the energy (N,)"; return self.net(*self.seen(x, mask, pt), y=y)

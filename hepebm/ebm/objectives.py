@@ -45,7 +45,7 @@ class MLE(nn.Module):
         reg=0.,    # Weight of the mean squared energies; of a model with `tilt`, of that part of them
         kl=0.,     # Weight of the energy at the samples, whose gradient goes through the last `through` steps of the chains
         repel=0.,  # Weight of the entropy of the samples, by the distance to the nearest other one
-        *, through=1, # Steps of a chain that gradients of `kl` and `repel` go through
+        *, through=1, # Last steps of a chain, or leaps of `hmc`, that gradients of `kl` and `repel` go through
         accept=None,  # Acceptance that the `step` bound to `make` is steered to, update by update
         gap=None,     # Nats by which samples may lie above the data before the chains move on and the model waits
         waits=3,      # Times they do so, at most
@@ -55,7 +55,7 @@ class MLE(nn.Module):
         seed=0,    # Of the chains
     ):
         super().__init__()
-        self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.random = make, n, pool, reg, kl, repel, min(through, n), Random(seed, 'mle')
+        self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.random = make, n, pool, reg, kl, repel, through, Random(seed, 'mle')
         self.accept, self.gap, self.waits, self.far, self.align = accept, gap, waits, far, align
         if isinstance(noise, Tensor): self.register_buffer('noise', noise, persistent=False)
         else: self.noise = noise
@@ -77,7 +77,7 @@ class MLE(nn.Module):
     def forward(self,
         model, # Energy, called as `model(x, **named)`
         batch, # `Arrays` or dict with `x`
-    )->dict:   # Terms `cd` `reg` `kl` `repel` `align`; to look at: mean energies, acceptance, size of the force, lost chains, and age, step and waiting of the chains
+    )->dict:   # Terms `cd` `reg` `kl` `repel` `align`; to look at: mean energies, acceptance, size of the force, lost chains, proposals refused for sure (not finite, or some hundred nats up), and age, step and waiting of the chains
         batch = _trim(_rows(batch))
         rows, s = self.sample(model, batch)
         x = batch['x']
@@ -88,7 +88,7 @@ class MLE(nn.Module):
         if self.repel: terms['repel'] = -self.repel*_entropy(s.x, self.pool, rows)
         if self.reg: terms['reg'] = self.reg*(a.square().mean()+b.square().mean())
         if self.align: terms['align'] = self.align*_alignment(self, given(model, rows), s)
-        look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt(), _lost=self.lost.to(data))
+        look = dict(_data=data.mean(), _samples=samples.mean(), _accept=s.accept.mean(), _force=s.grad.square().mean().sqrt(), _lost=self.lost.to(data), _refused=self.refused.to(data))
         if 'age' in rows: look['_age'] = rows['age'].to(data).mean()
         if self.accept: look['_step'] = self.step.clone()
         if self.gap is not None: look['_waited'] = data.new_tensor(self.waited)
@@ -124,7 +124,7 @@ def _alignment(o, E, s):
     if s.momentum is None and not o.lost: raise ValueError('align= needs chains with momenta: partial(hmc, step=.1, leaps=10, keep=True)')
     if s.momentum is None: return s.energy.new_zeros(())
     force = _traced(E, s._replace(x=s.x.detach())).grad.flatten(1)
-    return nn.functional.cosine_similarity(s.momentum.flatten(1), force, eps=1e-12).abs().mean()
+    return nn.functional.cosine_similarity(s.momentum.detach().flatten(1), force, eps=1e-12).abs().mean()
 
 # %% ../../nbs/ebm/32_objectives.ipynb #bc882f06
 def _traced(E, s):
@@ -147,10 +147,12 @@ def _kernel(o, E, x):
 def _advance(o, E, s, kernel=None):
     "`o.n` steps, the last of them traced if gradients go through; and the step steered"
     kernel, rate = kernel or _kernel(o, E, s.x), 0.
-    traced = o.through if getattr(o, 'kl', 0) or getattr(o, 'repel', 0) else 0
+    traced, leaps = o.through if getattr(o, 'kl', 0) or getattr(o, 'repel', 0) else 0, getattr(kernel, 'leaps', 0)
+    o.refused = 0
     for i in range(o.n):
-        s = kernel(_traced(E, s) if i>=o.n-traced else s)
-        rate = rate + s.accept.mean().detach()/o.n
+        left = traced-(o.n-1-i)*max(leaps, 1)
+        s = kernel(s) if left<=0 else kernel(s, left) if leaps else kernel(_traced(E, s))
+        rate, o.refused = rate + s.accept.mean().detach()/o.n, o.refused + (s.accept==0).sum()
     if o.accept and o.training: o.step.mul_((.3*(rate-o.accept)).exp())
     return s
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from ..core.training import record
-from .energies import asks, forces, temper
+from .energies import asks, energy_grad, forces, temper
 
 # %% ../../nbs/ebm/31_samplers.ipynb #04b9c9a8
 class State(NamedTuple):
@@ -46,9 +46,9 @@ def generator(
 
 def _wide(mask, x): return mask.reshape(*mask.shape, *[1]*(x.ndim-mask.ndim))
 
-def _moving(E):
-    "`x, mask` -> energies and gradients, which are zero on what does not move"
-    force = forces(E)
+def _moving(E, graph=False):
+    "`x, mask` -> energies and gradients, which are zero on what does not move; with a `graph` they remember how they depend on x and the weights"
+    force = partial(energy_grad, E, create_graph=True) if graph else forces(E)
     def at(x, mask):
         energy,grad = force(x)
         return energy, grad if mask is None else grad*_wide(mask, x)
@@ -244,21 +244,21 @@ def _root(mass):
     return Root(torch.linalg.solve_triangular(torch.linalg.cholesky(mass), torch.eye(len(mass)).to(mass), upper=False).T)
 
 # %% ../../nbs/ebm/31_samplers.ipynb #2ccba6cc
+def _mala(at, root, step, s):
+    z, g = _noise(s, _sqrt(2*step)), root.pull(s.grad)
+    x = s.x + root.push(_plus(z, -step, g))
+    energy,grad = at(x, s.mask)
+    h = g+root.pull(grad)
+    return _metropolis(s, x, energy, grad, s.energy-energy + _dot(h, _plus(z, -step/2, h))/2)
+
 def mala(
     E,       # Energy
     step,    # A number or a tensor that broadcasts with x
     mass=1., # A number, a tensor that broadcasts with x, or a matrix (D, D) for its last axis; best is the inverse covariance
 ):           # State -> State, one gradient a step
     "Metropolis-adjusted Langevin, exact at any step (Roberts and Tweedie 1996)"
-    at, root, width = _moving(E), _root(mass), _sqrt(2*step)
-    def kernel(s):
-        s = _here(E, s)
-        z, g = _noise(s, width), root.pull(s.grad)
-        x = s.x + root.push(_plus(z, -step, g))
-        energy,grad = at(x, s.mask)
-        h = g+root.pull(grad)
-        return _metropolis(s, x, energy, grad, s.energy-energy + _dot(h, _plus(z, -step/2, h))/2)
-    return kernel
+    at, root = _moving(E), _root(mass)
+    return lambda s: _mala(at, root, step, _here(E, s))
 mala.target, mala.power = .57, 1.
 
 # %% ../../nbs/ebm/31_samplers.ipynb #027676cb
@@ -275,12 +275,12 @@ def leapfrog(
     "Volume-preserving, reversible integration of Hamilton's equations; one gradient a step"
     return _leap(_moving(E), x, v, grad, step, leaps, mask, _root(mass))
 
-def _leap(at, x, v, grad, step, leaps, mask, root):
+def _leap(at, x, v, grad, step, leaps, mask, root, late=None, through=0):
     plain = root.value is None
     v = _plus(v, -step/2, root.pull(grad))
     for i in range(leaps):
         x = _plus(x, step, v) if plain else x + root.push(step*v)
-        energy,grad = at(x, mask)
+        energy,grad = (late if leaps-through<=i+1<leaps else at)(x, mask)
         v = _plus(v, -step if i<leaps-1 else -step/2, grad if plain else root.pull(grad))
     return x, v, energy, grad
 
@@ -295,14 +295,16 @@ def hmc(
 ):             # State -> State
     "Hamiltonian Monte Carlo with fresh momenta (Duane et al. 1987; Neal 2011)"
     at, root = _moving(E), _root(mass)
-    def kernel(s):
-        s = _here(E, s)
+    def kernel(s, through=0):
+        late, s = _moving(E, graph=True), _here(E, s)
+        if through>=leaps: s = s._replace(grad=late(s.x, s.mask)[1])
         v = _noise(s)
         scale = 1 if not jitter else _wide(1+jitter*(2*torch.rand(len(v), generator=s.generator, device=v.device, dtype=v.dtype)-1), v)
-        x,w,energy,grad = _leap(at, s.x, v, s.grad, step*scale, leaps, s.mask, root)
+        x,w,energy,grad = _leap(at, s.x, v, s.grad, step*scale, leaps, s.mask, root, late, through)
         kinetic = _dot(v, v)/2
         new = _metropolis(s, x, energy, grad, s.energy-energy + kinetic - _dot(w, w)/2, kinetic=kinetic)
         return new._replace(momentum=root.push(torch.where(_wide((new.x==x).flatten(1).all(1), x), w, -v))) if keep else new
+    kernel.leaps = leaps
     return kernel
 hmc.target, hmc.power = .8, .5
 

@@ -11,6 +11,7 @@ __all__ = ['STUDIES', 'LABELS', 'UNITS', 'Study', 'study', 'settings_of', 'write
 
 # %% ../../nbs/studies/70_studies.ipynb #507b0a4e
 import ast, html, json, os, platform, shlex, shutil, time
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -28,6 +29,7 @@ from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
 from ..ebm.anomaly import auc_at_flat_mass, auc_in_windows, independence, scores as all_scores, standardised
 from ..ebm.jets import PAPER, _choices, jet_ebm, mixing, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
+from ..ebm.samplers import hmc
 from ..nn.efps import jet_features
 
 # %% ../../nbs/studies/70_studies.ipynb #a9cae258
@@ -388,8 +390,7 @@ def _train(run, d, net):
 
 # %% ../../nbs/studies/70_studies.ipynb #ee5d71ac
 LABELS = dict(attention='attention EBM', deepset='DeepSet EBM')
-_observables = 'mass girth tau21 tau32 sum_z'.split()
-_inputs = 'pt n'.split()
+_observables = dict(prong=('mass girth tau21 tau32 sum_z', 'pt n'), axis=('pt mass girth tau21 tau32', 'n'), lab=('pt mass girth tau21 tau32', 'n'))  # what counts, and what the model is given
 UNITS = dict(pt='pt [GeV]', mass='mass [GeV]', n='constituents', girth='girth', tau21='τ21', tau32='τ32', sum_z='Σ z')
 
 def _matrix(o): return np.stack([o[k] for k in 'pt mass n girth tau21 tau32'.split()], 1)
@@ -449,10 +450,11 @@ def _samples(run, d, models):
 def _generation(run, real, generated):
     "Tables of JSD, W1, FPD and KPD; the observables by sample"
     import pandas as pd
+    counted, given = (v.split() for v in _observables[run.set.frame])
     seen = {'real': spectra_of(real, run.set.particles)} | {k: spectra_of(a, run.set.particles) for k,a in generated.items()}
-    tables = {k: spectra(seen['real'], seen[k], names=_observables+_inputs, n=run.set.bootstrap, seed=run.seed) for k in generated}
+    tables = {k: spectra(seen['real'], seen[k], names=counted+given, n=run.set.bootstrap, seed=run.seed) for k in generated}
     for what,caption in dict(jsd='Jensen-Shannon divergence (nat) of generated from real test jets, with bootstrap deviations; * is input to the models and does not count.', w1='Wasserstein distance, in the unit of the observable.').items():
-        rows = {k: {o+'*'*(o in _inputs): _pm(r[what], r[f'{what}_error']) for o,r in t.iterrows()} for k,t in tables.items()}
+        rows = {k: {o+'*'*(o in given): _pm(r[what], r[f'{what}_error']) for o,r in t.iterrows()} for k,t in tables.items()}
         run.table(what, pd.DataFrame(rows).T, caption, show=what=='jsd')
         for k,t in tables.items():
             for o,r in t.iterrows(): run.metric(f'{what}/{o}/{k}', r[what], r[f'{what}_error'])
@@ -512,13 +514,14 @@ def _roc_panels(scores):
         yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#888888', dash=True), x=(0,1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
 
 # %% ../../nbs/studies/70_studies.ipynb #320e49d0
-def _spectra_panels(seen):
-    for k in _observables+_inputs:
+def _spectra_panels(seen, frame):
+    counted, given = (v.split() for v in _observables[frame])
+    for k in counted+given:
         e = _edges([seen['real'][k]], tail=.002)
         if k=='n': e = np.arange(np.floor(e[0]), np.ceil(e[-1])+2)-.5
         marks = [steps(o[k], e, color='#000000' if name=='real' else PALETTE[i-1], width=2. if name=='real' else 1.3, label=name) for i,(name,o) in enumerate(seen.items()) if name!='real, second half']
         top = 2.2*max(m['xy'][:,1].max() for m in marks[:1])
-        yield scene(*marks, x=(e[0], e[-1]), **(dict(log=True) if k=='n' else dict(y=(0, min(top, 1.1*max(m['xy'][:,1].max() for m in marks))))), xlabel=UNITS[k]+' (input)'*(k in _inputs))
+        yield scene(*marks, x=(e[0], e[-1]), **(dict(log=True) if k=='n' else dict(y=(0, min(top, 1.1*max(m['xy'][:,1].max() for m in marks))))), xlabel=UNITS[k]+' (input)'*(k in given))
 
 def jet_image(
     a:Arrays,  # Jets
@@ -575,11 +578,21 @@ def _chains(run, E, real):
     run.movie('chains-mass', 'The mass of the jets in the chains on their way.', [dict(mass=spectra_of(a, run.set.particles)['mass']) for _,a in frames], View(draw), names, 'step ')
 
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
+def _mixing(run, E):
+    "Table of R-hat and effective sample size of long chains"
+    import pandas as pd
+    n, kernels = run.set.long, {('Langevin, cold' if E.cold else 'HMC' if E.leaps else 'MALA'): (None, 1)}
+    if not (E.cold or E.leaps): kernels['HMC, ten leaps'] = partial(hmc, step=(2*E.step.item())**.5, leaps=10, jitter=.3, mass=1/E.frame.metric), 10
+    rows = {name: mixing(E, 16, max(4, n//leaps), max(1, n//leaps//100), run.seed, make) for name,(make,leaps) in kernels.items()}
+    run.table('mixing', pd.concat([m.set_axis([f'{name}: {k}' for k in m.index]) for name,m in rows.items()]).round(3),
+        f'Sixteen chains of one multiplicity and pt, from noise, over the last {n:,} of {2*n:,} gradients: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
+
+# %% ../../nbs/studies/70_studies.ipynb #01f55227
 _laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, step=.01, epsilon=0., fresh=0., pool=512, width=32, depth=1, heads=4, hidden=0, deepset_width=64, particles=40, frame='prong', scaler='none',
     lr=7e-4, reg=1.5e-2, deepset_lr=5e-4, deepset_reg=1e-2, decay=0., beta1=.5, beta2=.99, clip=1., kl=0., hmc=0., repel=0., through=1, last=100, ema=.98, keep='last',
-    train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, frames=16, bootstrap=100)
+    train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, long=500, frames=16, bootstrap=100)
 _published = dict(updates=117_000, deepset_updates=117_000, warm=0, size=128, steps=24, step=.1, epsilon=.005, fresh=.05, pool=10_000, width=128, depth=8, heads=16, hidden=1024, deepset_width=128, frame='axis',
-    lr=1e-4, reg=.1, deepset_lr=1e-4, deepset_reg=.1, decay=.98, beta1=0., beta2=.999, clip=.1, last=0, ema=0., keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128)
+    lr=1e-4, reg=.1, deepset_lr=1e-4, deepset_reg=.1, decay=.98, beta1=0., beta2=.999, clip=.1, last=0, ema=0., keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128, long=2000)
 
 # %% ../../nbs/studies/70_studies.ipynb #dfa525b0
 def _enough_chains(s):
@@ -588,12 +601,11 @@ def _enough_chains(s):
     if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last (the averaged model in the end) or best (the one whose chains are nearest to valid jets)')
     _choices('attention', None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
     if s['warm'] and s['frame']!='prong': raise ValueError(f'warm={s["warm"]}: the warm start needs frame=prong; give warm=0')
-    if s['hmc'] and s['epsilon']: raise ValueError(f'hmc={s["hmc"]:g}, epsilon={s["epsilon"]:g}: chains are Hamiltonian or cold Langevin\'s; one of them is 0')
     if s['hidden'] and s['frame']=='prong': raise ValueError(f'hidden={s["hidden"]}: in the prong frame a block is twice as wide inside; leave it out')
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
-@study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, frames=5, bootstrap=20),
+@study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, long=40, frames=5, bootstrap=20),
     paper=_published)
 def jet_ebm_study(
     run:Run,   # Where it goes
@@ -626,17 +638,16 @@ def jet_ebm_study(
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
     _mass(run, scores, seen)
     n = len(generated['attention EBM'])
-    run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if run.set.epsilon else f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
-    run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_))
+    run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if models['attention'].cold else f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
+    run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_, run.set.frame))
     run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
     _chains(run, models['attention'], real)
-    k = max(5, run.set.movie_steps//4)
-    run.table('mixing', mixing(models['attention'], 16, k, max(1, k//50), run.seed).round(3), f'Sixteen chains of one multiplicity and pt, from noise, over the last {k} of {2*k} steps: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
+    _mixing(run, models['attention'])
 
 def _story(run, d, seen):
     "What was done, in words"
     classes, s = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items()), run.set
     tagging = 'They were judged on test jets that no training saw ({}), as anomaly detectors beside a cut on the jet mass and an isolation forest, and as generators: {}. No signal was used in training.' if d.signals else 'They were judged as generators on test jets that no training saw ({}): {}. There are no signals in these data, so nothing is said about the detection of anomalies.'
     early = ' After so few updates the networks have hardly moved: both energies are nearly those of independent particles.' if s.updates<100 else ''
-    return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets ' + (f'by maximum likelihood with chains of {s.steps} cold Langevin steps of size {s.step:g} with noise {s.epsilon:g}, {100*s.fresh:g} % of them begun anew each time. ' if s.epsilon else 'by maximum likelihood with short chains that live on in a pool. ') +
+    return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets ' + (f'by maximum likelihood with chains of {s.steps} cold Langevin steps of size {s.step:g} with noise {s.epsilon:g}, {100*s.fresh:g} % of them begun anew each time. ' if s.epsilon and not s.hmc else 'by maximum likelihood with short chains that live on in a pool. ') +
         f'Each jet is its leading {s.particles} constituents. ' + tagging.format(classes, f'{min(len(d.test)//2, s.generate):,} jets sampled from each, against real ones') + f' {d.note}{early}')
