@@ -276,6 +276,43 @@ def test_jet_maker_in_jupyter(tmp_path):
         until(page, lambda: step()==0 and frames(jet) > seen, 10)
         page.screenshot(path=str(tmp_path/'jets.png'))
 
+CUT = '''
+import numpy as np
+from hepebm.ebm.anomaly import CutView
+r = np.random.default_rng(0)
+mass = r.gamma(4, 30, 2000)
+v = CutView(dict(QCD=mass/100+r.normal(0, .3, 2000), top=2+r.normal(0, .3, 500)), mass)
+v
+---
+c = v.views['scores'].scene()
+print('cut', round(next(m['xy'][0][0] for m in c['marks'] if len(m.get('xy', ()))==2), 3), c['title'])
+'''
+
+def test_cut_in_jupyter(tmp_path):
+    "A cut is dragged in the scores, the mass beside it follows; in the mass there is nothing to drag"
+    with opened(tmp_path, CUT) as page:
+        run(page, 0)
+        canvases = page.locator('canvas.hepebm-view')
+        until(page, lambda: canvases.count()==2)
+        scores, mass = canvases.nth(0), canvases.nth(1)
+        page.wait_for_timeout(1000)
+        def drag(canvas, a, b):
+            box = canvas.bounding_box()
+            at = lambda u: (box['x']+box['width']*u, box['y']+box['height']/2)
+            page.mouse.move(*at(a)); page.mouse.down()
+            for k in range(1, 6): page.mouse.move(*at(a+(b-a)*k/5)); page.wait_for_timeout(150)
+            page.mouse.up(); page.wait_for_timeout(500)
+        def cut():
+            run(page, 1); page.wait_for_timeout(1500)
+            return float(re.search(r'cut ([-\d.]+)', ' '.join(output(page, 1)))[1])
+        first, before, picture = cut(), frames(mass), mass.evaluate(FIND)
+        drag(scores, .4, .6)
+        later = cut()
+        assert later > first+.2 and frames(mass) > before and mass.evaluate(FIND)!=picture
+        page.screenshot(path=str(tmp_path/'cut.png'))
+        drag(mass, .3, .7)
+        assert cut()==later
+
 RERUN = '''
 from hepebm.ebm.playground import *
 all_of_them = []
