@@ -60,3 +60,15 @@ def test_two_processes_are_one(tmp_path):
         assert torch.equal(a['pool'], b['pool'])
         for k in a['model']: assert torch.equal(a['model'][k], b['model'][k])
     assert (tmp_path/'again/log.csv').read_text() == (tmp_path/'two/log.csv').read_text()
+
+@pytest.mark.long
+def test_study_in_two_processes(tmp_path):
+    "Chains in two processes, as published: both see the whole of the validation data, one writes"
+    env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    set_ = 'frame=axis warm=0 step=.1 epsilon=.005 fresh=.05 decay=.98 updates=9 deepset_updates=9'.split()
+    r = subprocess.run([str(Path(sys.executable).parent/'hepebm'), 'run', 'jet-ebm', '--preset', 'smoke', '--device', 'cpu', '--devices', '2', '--out', str(tmp_path/'run'), '--set', *set_], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert r.returncode==0, r.stderr[-3000:]
+    head, *log = (tmp_path/'run/log.csv').read_text().split()
+    judged = [row.split(',')[head.split(',').index('valid_js')] for row in log]
+    assert any(judged) and all(0 < float(v) < .7 for v in judged if v)
+    assert (tmp_path/'run/metrics.json').exists() and (tmp_path/'run/model/model.safetensors').exists()

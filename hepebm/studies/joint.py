@@ -198,7 +198,7 @@ def _generation(run, jets, names, judge):
     run.table('jsd', pd.DataFrame(rows).T, f'Jensen-Shannon divergence (nat) from real test jets of the class, {len(jets[names[0]]["made"]):,} jets each, with bootstrap deviations; * is input to the model and does not count.', show=True)
     run.table('called', pd.DataFrame(called).T, 'What the plain classifier, which has no part in making them, calls the jets that were made: shares of rows.', show=True)
     return seen
-_words = dict(real='real', made='made', noise='noise, true n and pt', again='real, second half')
+_words = dict(real='real', made='made', noise='noise', again='real, second half')
 
 # %% ../../nbs/studies/73_joint.ipynb #d5c2dc51
 def _spectra_panels(seen):

@@ -444,7 +444,7 @@ def _samples(run, d, models):
     n = min(len(floor), run.set.generate)
     gen = {LABELS[k]: sample_jets(E, n, steps=run.set.sample_steps, seed=run.seed) for k,E in models.items()}
     E = models['attention']
-    noise = {'noise, true n and pt': noise_jets(E, n, seed=run.seed), 'published noise': published_noise(n, run.set.particles, run.seed)}
+    noise = {'noise, true n and pt' if E.frame.prongs else 'noise, true n': noise_jets(E, n, seed=run.seed), 'published noise': published_noise(n, run.set.particles, run.seed)}
     return real, {k: a.to('cpu') for k,a in {**gen, **noise, 'real, second half': floor[:n]}.items()}
 
 def _generation(run, real, generated):
@@ -582,7 +582,7 @@ def _mixing(run, E):
     "Table of R-hat and effective sample size of long chains"
     import pandas as pd
     n, kernels = run.set.long, {('Langevin, cold' if E.cold else 'HMC' if E.leaps else 'MALA'): (None, 1)}
-    if not (E.cold or E.leaps): kernels['HMC, ten leaps'] = partial(hmc, step=(2*E.step.item())**.5, leaps=10, jitter=.3, mass=1/E.frame.metric), 10
+    if not (E.cold or E.leaps): kernels['HMC, ten leaps'] = partial(hmc, step=(E.step.item()/2)**.5, leaps=10, jitter=.3, mass=1/E.frame.metric), 10
     rows = {name: mixing(E, 16, max(4, n//leaps), max(1, n//leaps//100), run.seed, make) for name,(make,leaps) in kernels.items()}
     run.table('mixing', pd.concat([m.set_axis([f'{name}: {k}' for k in m.index]) for name,m in rows.items()]).round(3),
         f'Sixteen chains of one multiplicity and pt, from noise, over the last {n:,} of {2*n:,} gradients: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
