@@ -37,7 +37,9 @@ def _mean(v, w): return (w[...,None]*v).sum(1)/w.sum(1, keepdim=True).clamp(min=
 # %% ../../nbs/data/18_frames.ipynb #c4d45a10
 def _axis(a):
     "The jet's pt (the file's `jet_pt`, if it has one), eta and phi"
-    o = ptetaphim(jet(a.p4, a.mask))
+    total = jet(a.p4, a.mask)
+    if (bad := ~total.isfinite().all(1)).any(): raise DataError(f'jet {int(bad.nonzero()[0,0])} has a particle whose four-vector is not finite: correct or remove it')
+    o = ptetaphim(total)
     pt = a.jet_pt if 'jet_pt' in a else o.pt
     if (bad := ~(a.mask.any(1) & (pt>0))).any(): raise DataError(f'jet {int(bad.nonzero()[0,0])} has no particles: remove empty jets first')
     return pt, o.eta, o.phi
@@ -67,12 +69,12 @@ class ProngFrame(nn.Module):
     ):
         super().__init__()
         self.particles = particles
-        for k,v in dict(shift=0., scale=[1.]*3, edge=math.inf, widest=math.inf, least=1e-9, metric=[1.,.36,.36]).items(): self.register_buffer(k, torch.tensor(v))
+        for k,v in dict(shift=0., scale=[1.]*3, edge=math.inf, softest=-math.inf, widest=math.inf, least=1e-9, metric=[1.,.36,.36]).items(): self.register_buffer(k, torch.tensor(v))
     def fit(self, a:Arrays):
         "Take mean and spreads from jets with `p4` and `mask`, how far from the axis particles are found, how wide jets are and how much they carry"
         f = jet_frame(a, self.particles)
         u, w = f.frame[...,0][f.mask], _stretch(f.frame[...,1:])[f.mask]
-        self.shift.copy_(u.mean())
+        self.shift.copy_(u.mean()); self.softest.copy_(u.min())
         self.scale.copy_(torch.stack([u.std(), w.std(), w.std()]))
         z = torch.where(f.mask, f.frame[...,0].exp(), 0)
         r = self._radius(z, f.frame[...,1:])
@@ -104,9 +106,9 @@ class ProngFrame(nn.Module):
         return 200*beyond + 2000*(wide.clamp(min=0)**2+lost.clamp(min=0)**2)
     def features(self, x, mask): "What a network sees, zero on padding"; return torch.where(mask[...,None], x, 0)
     def inside(self, x):
-        "`x` with all angles within the edge"
-        w = x[...,1:]*self.scale[1:]
-        return torch.cat([x[...,:1], x[...,1:]*(torch.asinh(self.edge/R0)/_length(w)).clamp(max=1)[...,None]], -1)
+        "`x` with all momenta and angles as they are found in jets"
+        w, u = x[...,1:]*self.scale[1:], x[...,:1].clamp((self.softest-self.shift)/self.scale[0], (.1-self.shift)/self.scale[0])
+        return torch.cat([u, x[...,1:]*(torch.asinh(self.edge/R0)/_length(w)).clamp(max=1)[...,None]], -1)
 
 # %% ../../nbs/data/18_frames.ipynb #b08179aa
 @record
@@ -176,14 +178,15 @@ def inside(self:PlainFrame, x)->Tensor:
 
 @patch
 def noise(self:PlainFrame, g, mask)->Tensor:
-    "The published start of a chain: log pt ~ N(2, 1), angles about a jet's axis N(0, .1) and N(0, .2); with a scaler N(0, 1) of all"
+    "The published start of a chain: log pt ~ N(2, 1), angles about a jet's axis N(0, .1) and N(0, .2); about the axis with a scaler N(0, 1) of all"
     e = torch.randn(*mask.shape, 3, generator=g, device=mask.device)
-    if not self.scaler: e = e*e.new_tensor([1,.1,.2]) + e.new_tensor([2,0,0])
+    if self.scaler and self.about=='axis': return torch.where(mask[...,None], e, 0)
+    e = e*e.new_tensor([1,.1,.2]) + e.new_tensor([2,0,0])
     if self.about=='lab': e = e + self._direction(g, e)
-    return torch.where(mask[...,None], e, 0)
+    return torch.where(mask[...,None], self.scaler(e) if self.scaler else e, 0)
 
 @patch
 def _direction(self:PlainFrame, g, e):
-    "The axes of jets anywhere in the detector, in units of the frame"
+    "The axes of jets anywhere in the detector"
     eta, phi = self.spot[0]+self.spot[1]*torch.randn(len(e), generator=g, device=e.device), 2*math.pi*torch.rand(len(e), generator=g, device=e.device)-math.pi
-    return torch.stack([torch.zeros_like(eta), eta, phi], -1)[:,None]/self.unit
+    return torch.stack([torch.zeros_like(eta), eta, phi], -1)[:,None]

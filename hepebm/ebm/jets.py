@@ -9,7 +9,7 @@ __all__ = ['NETS', 'PAPER', 'RATES', 'PUBLISHED', 'SPECTRA', 'ParticleMixture', 
            'noise_jets', 'published_noise', 'sampling_frames', 'spectra_of', 'mixing']
 
 # %% ../../nbs/ebm/35_jets.ipynb #3af7aef9
-import inspect, math, warnings
+import difflib, inspect, math, warnings
 import numpy as np, torch
 from functools import partial
 from fastcore.basics import patch
@@ -21,7 +21,7 @@ from ..data.frames import PlainFrame, ProngFrame, jet_frame
 from ..data.kinematics import observables, p4, ptetaphim, wrap
 from .diagnostics import ess, rhat
 from .energies import _with_signature, asks, check_energy, given
-from .objectives import MLE, NCE
+from .objectives import MLE, NCE, _trim
 from .samplers import Pool, _here, _mala, _moving, _rank, _root, generator, hmc, langevin, run, start, temperature_of
 from ..nn.axes import AxesNet
 from ..nn.sets import DeepSet, SetTransformer, by_hand, mlp
@@ -81,19 +81,15 @@ class ParticleMixture(nn.Module):
 
 # %% ../../nbs/ebm/35_jets.ipynb #eb17d634
 class _Spectral(nn.Module):
-    "A weight over its largest singular value, which one step of power iteration follows whenever the weight has changed"
-    def __init__(self, w):
-        super().__init__()
-        self.register_buffer('u', nn.functional.normalize(torch.randn(len(w)), dim=0))
-        for _ in range(15): self._turn(w)
-        self.seen = w._version
-    def _turn(self, w):
-        with torch.no_grad(): self.u.copy_(nn.functional.normalize(w@nn.functional.normalize(w.T@self.u, dim=0), dim=0))
+    "A weight over its largest singular value, whose vectors are taken anew when the weight has changed"
+    seen = (None, None, None)
     def forward(self, w):
-        if self.training and self.seen not in (None, w._version): self._turn(w)
-        self.seen = w._version
-        return w/torch.linalg.vector_norm(w.T@self.u.clone())
-    def _load_from_state_dict(self, *args): super()._load_from_state_dict(*args); self.seen = None
+        key = w._version, w.data_ptr(), w.dtype, w.device
+        if self.seen[0]!=key:
+            with torch.no_grad(): u,_,v = torch.linalg.svd(w, full_matrices=False)
+            self.seen = key, u[:,0].clone(), v[0].clone()
+        _,u,v = self.seen
+        return w/(u@w@v)
 
 class _Flat(nn.Module):
     "A perceptron with spectral norm on particles in the order of their momenta"
@@ -102,7 +98,7 @@ class _Flat(nn.Module):
         self.slots, self.squeeze = slots, out is None
         self.net = mlp(slots*(numbers+1)+context, *[width]*depth, out or 1, bias_out=False)
         for m in self.net:
-            if isinstance(m, nn.Linear): nn.utils.parametrize.register_parametrization(m, 'weight', _Spectral(m.weight), unsafe=True)
+            if isinstance(m, nn.Linear): nn.utils.parametrize.register_parametrization(m, 'weight', _Spectral(), unsafe=True)
     def forward(self, x, mask, context=None):
         key = x[...,0] + 1e-3*x[...,1] + 6e-4*x[...,2] + 2e-4*x[...,-1]  # particles of one momentum are told apart by their angles
         order = torch.where(mask, key, -torch.inf).argsort(dim=1, descending=True, stable=True)
@@ -153,6 +149,7 @@ class JetEnergy(nn.Module):
     ):
         super().__init__()
         axes, base = _choices(net, axes, frame, scaler, base)
+        if hidden and (axes or net!='attention' or not depth): raise ValueError(f'hidden={hidden}: it is the width inside a block of plain attention; leave it out')
         self.frame, self.axes, self.condition = ProngFrame(particles) if frame=='prong' else PlainFrame(particles, frame, scaler), axes, condition
         self.net, self.base = _network(net, width, depth, heads, hidden, axes, self.frame, int(condition)), ParticleMixture(components) if base else None
         kept = dict(counts=torch.ones(jets, dtype=torch.long), pts=torch.ones(jets), step=torch.tensor(.01), cold=torch.tensor(0.), leaps=torch.tensor(0), unit=torch.tensor([0.,1.]),
@@ -198,7 +195,7 @@ def fit(self:JetEnergy, a:Arrays, seed=0):
 def _pairs(self:JetEnergy, n, seed): "Which of `n` training jets give the pairs"; return torch.randint(n, self.pts.shape, generator=generator(seed, name='pairs'))
 
 @patch
-def inputs(self:JetEnergy, a:Arrays)->Arrays: "What the energy is called with: `x` (N, particles, 3), `mask`, and `pt` [GeV], of jets with `p4` and `mask`"; return self.frame(a)
+def inputs(self:JetEnergy, a:Arrays)->Arrays: "What the energy is called with: `x` (N, particles, 3), `mask`, and `pt` [GeV], of jets with `p4` and `mask`"; return self.frame(a.to(self.pts.device))
 
 @patch
 def jets(self:JetEnergy, x, mask, pt)->Arrays: "Four-vectors, as the frame's `jets`"; return self.frame.jets(x, mask, pt)
@@ -207,7 +204,7 @@ def jets(self:JetEnergy, x, mask, pt)->Arrays: "Four-vectors, as the frame's `je
 def score(self:JetEnergy, a:Arrays, size=1000, net=True)->Tensor:
     "Energies (N,) of jets with `p4` and `mask`, `size` at a time: high is strange; without `net` those of independent particles"
     if not len(a): return self.pts[:0]
-    with torch.no_grad(): return torch.cat([(self if net else self.reference)(b.x, b.mask, b.pt) for b in self.inputs(a).to(self.pts.device).batches(size)])
+    with torch.no_grad(): return torch.cat([(self if net else self.reference)(**_trim(dict(b.items()))) for b in self.frame(a.to(self.pts.device)).batches(size)])
 
 # %% ../../nbs/ebm/35_jets.ipynb #a082e535
 @patch
@@ -217,7 +214,7 @@ def noise(self:JetEnergy, seed, mask)->Tensor:
     return self.frame.inside(self.base.sample(len(mask), g, mask)) if self.base else self.frame.noise(g, mask)
 
 @patch
-def draw(self:JetEnergy, n, seed=None, pt=None, near=20, among=None)->Tensor:
+def draw(self:JetEnergy, n, seed=None, pt=None, near=100, among=None)->Tensor:
     "Numbers of `n` random training jets (`among` these numbers), or of one among the `near` nearest in `pt` (n,) [GeV]; `occupied(i)` and `pts[i]` are their masks and pts"
     g = generator(seed, self.pts.device, 'pairs')
     if among is None: among = torch.arange(len(self.pts), device=g.device)
@@ -281,17 +278,17 @@ class _Whole:
 
 class _Judged(nn.Module):
     "An objective in training; in validation what the chains and scores are worth"
-    def __init__(self, objective, valid, signals, n, steps):
+    def __init__(self, objective, valid, signals, n, steps, particles):
         super().__init__()
         self.objective, self.valid, self.signals, self.n, self.steps = objective, valid, signals or {}, n, steps
-        self.real, self.settings = spectra_of(valid), dict(objective=objective, n=n, steps=steps)
+        self.real, self.settings = spectra_of(valid, particles), dict(objective=objective, n=n, steps=steps)
     def forward(self, model, batch):
         if self.training: return self.objective(model, batch)
         pool, seed = self.objective.pool, self.objective.random.seed
         if self.objective.accept: model.step.copy_(self.objective.step)
         if keep := pool.rows is not None and not model.cold: model.pool.copy_(pool.rows['x']); model.pool_jet.copy_(pool.rows['jet'])
         made = model.jets(*(pool.rows[k][:self.n].to(model.pts.device) for k in ('x','mask','pt'))) if keep else sample_jets(model, self.n, max(self.steps, 128), seed, noise=True)
-        made = spectra_of(made.to('cpu'))
+        made = spectra_of(made.to('cpu'), model.particles)
         js = {k: jsd(self.real[k], made[k], PAPER[k]) for k in PAPER}
         score = {k: model.score(a.to(model.pts.device)).cpu() for k,a in dict(valid=self.valid, **self.signals).items()}
         say = {f'_js_{k}': v for k,v in js.items()} | {f'_auc_{k}': auc(torch.cat([score['valid'], score[k]]), torch.cat([torch.zeros(len(self.valid)), torch.ones(len(score[k]))])) for k in self.signals}
@@ -336,9 +333,9 @@ def jet_ebm(
     **more,          # Arguments of `JetEnergy`, and of `fit`
 )->JetEnergy:
     "Train an energy of jets on background jets"
-    if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
+    _check(train, net=net, updates=updates, epochs=epochs, warm=warm, size=size, steps=steps, step=step, epsilon=epsilon, kl=kl, hmc=hmc, repel=repel, through=through, pool=pool, fresh=fresh, lr=lr, reg=reg, decay=decay, betas=betas, last=last, ema=ema, valid=valid, signals=signals, **more)
+    epsilon = epsilon or None
     own = {k: more.pop(k) for k in inspect.signature(JetEnergy).parameters if k in more}
-    if own.get('particles', 40)<2: raise ValueError(f'particles={own["particles"]}: a jet needs two or more')
     size, pool, weight = min(size, len(train)), max(pool, size), lambda v, default: default if v is True else float(v)
     lr, reg = (usual if v is None else v for usual,v in zip(RATES[net], (lr, reg)))
     E = _untrained(kind, train, net, own, pool, seed)
@@ -353,13 +350,42 @@ def jet_ebm(
     updates = epochs*(len(rows)//size) if epochs else updates
     opt = adam(lr, schedule=cosine(updates, warmup=20, low=.2), betas=betas) if decay is None else adam(lr, decay=decay, betas=betas)
     judged = {} if valid is None else dict(valid=_Whole(), best='valid_js' if out else None)
-    fit(Task(E, beside(objective if valid is None else _Judged(objective, valid, signals, min(pool, len(valid)), steps)), opt), rows, **_epochs(updates, len(rows), size, epochs), ema=ema, out=out, bar=say('likelihood'), **judged, **kw)
+    fit(Task(E, beside(objective if valid is None else _Judged(objective, valid, signals, min(pool, len(valid)), steps, E.particles)), opt), rows, **_epochs(updates, len(rows), size, epochs), ema=ema, out=out, bar=say('likelihood'), **judged, **kw)
     if accept: E.step.copy_(objective.step)
     _keep_pool(E, objective.pool, last, seed)
     if out and not _rank(): save_model(f'{out}/model', E)
     return E
 
 # %% ../../nbs/ebm/35_jets.ipynb #b4da5dd8
+def _check(train, net, betas, valid=None, signals=None, **s):
+    "Stop at arguments that make no sense, before anything is trained"
+    if not len(train): raise ValueError('there are no jets to train on')
+    if net not in NETS: raise ValueError(f'net is one of {", ".join(NETS)}, not {net!r}')
+    given = {k: v for k,v in s.items() if v is not None}
+    def wrong(names, ok, what):
+        for k in names.split():
+            if k in given and not ok(given[k]): raise ValueError(f'{k}={given[k]}: expected {what}')
+    wrong('updates epochs size steps through pool', lambda v: v>=1, '1 or more')
+    wrong('particles', lambda v: v>=2, '2 or more: they are the leading particles of a jet')
+    wrong('step lr', lambda v: v>0, 'a number above 0')
+    wrong('warm last epsilon kl hmc repel reg', lambda v: v>=0, '0 or more')
+    wrong('fresh', lambda v: 0<=v<=1, 'a share between 0 and 1')
+    wrong('decay', lambda v: 0<v<=1, 'a factor above 0 and up to 1')
+    wrong('ema', lambda v: 0<v<1, 'a decay between 0 and 1')
+    if not all(0<=b<1 for b in betas): raise ValueError(f'betas={betas}: expected two numbers from 0 to below 1')
+    if signals and valid is None: raise ValueError('signals= are judged beside background jets: give valid= too')
+    _check_names(given)
+
+def _check_names(given):
+    "Every name is an argument of the recipe, the energy, `fit` or Lightning's Trainer"
+    known = {k for f in (jet_ebm, JetEnergy, fit) for k in inspect.signature(f).parameters}
+    if not given.keys()-known: return
+    from lightning.pytorch import Trainer
+    if odd := given.keys()-known-inspect.signature(Trainer.__init__).parameters.keys():
+        name = min(odd)
+        raise TypeError(f'no argument {name!r}' + (f'; did you mean {near[0]!r}?' if (near := difflib.get_close_matches(name, known)) else ''))
+
+# %% ../../nbs/ebm/35_jets.ipynb #fd081690
 def _untrained(kind, train, net, own, pool, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -378,13 +404,22 @@ def _keep_pool(E, pool, steps, seed):
     E.pool.copy_(_advance(E, rows, steps, generator(seed, dev, 'last'))); E.pool_jet.copy_(rows['jet'])
     return E.to(home)
 
+def _steady(kernel):
+    "`kernel`; without a Metropolis step, its steps to what is not finite are not made"
+    def step(s):
+        new = kernel(s)
+        ok = new.x.flatten(1).isfinite().all(1) & new.energy.isfinite() & new.grad.flatten(1).isfinite().all(1)
+        keep = lambda a, b: torch.where(ok.reshape(-1, *[1]*(a.ndim-1)), a, b)
+        return new._replace(x=keep(new.x, s.x), energy=keep(new.energy, s.energy), grad=keep(new.grad, s.grad))
+    return kernel if getattr(kernel, 'exact', True) else step
+
 def _advance(E, rows, steps, g, make=None, size=256):
     "Positions of chains, run on, `size` at a time"
     out = []
     for i in range(0, len(rows['x']), size):
         part = {k: v[i:i+size] for k,v in rows.items()}
         e = given(E, part)
-        out.append(run((make or E.kernel)(e), start(e, part['x'], g, part['mask']), steps).x)
+        out.append(run(_steady((make or E.kernel)(e)), start(e, part['x'], g, part['mask']), steps).x)
     return torch.cat(out)
 
 # %% ../../nbs/ebm/35_jets.ipynb #05c5cc93
@@ -393,21 +428,19 @@ def sample_jets(
     n,           # Jets
     steps=128,   # Of the kernel, after the chains of training, and between two jets of one chain if `n` is more than there are chains; or in all from noise
     seed=0,
-    pt=None,     # Jet pts [GeV], (n,) or one for all; `None`: of random training jets, with the multiplicity. Of the kept chains those of about that pt go on, more than once if `n` is large
+    pt=None,     # Jet pts [GeV], (n,) or one for all; `None`: of random training jets, with the multiplicity. Of the kept chains those go on that have the multiplicity of such jets, more than once if `n` is large
     mask=None,   # (n, particles), True on particles; chains then start from noise
     noise=False, # Start from noise, though the model kept its chains?
     make=None,   # Energy -> kernel, as `partial(hmc, step=.05, leaps=10)`; `None`: that of training
     **which,     # Of the energy's `rows` and `kept`, as the class `y` of a joint energy
 )->Arrays:       # `p4`, `mask`, `jet_pt`, `sum_z`
     "Jets from the model"
-    if n<1: raise ValueError(f'n={n}: expected 1 jet or more')
+    _check_wanted(E, n, pt, mask, which)
     g = generator(seed, E.pts.device, 'jets')
-    if pt is not None and not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
     kept = E.kept(**which)
     if noise or mask is not None or E.cold or not len(kept): return E.jets(*(_from_noise(E, n, steps, g, pt, mask, make=make, **which)[-1][1][k] for k in ('x','mask','pt')))
-    if steps<1 and (n>len(kept) or pt is not None): raise ValueError(f'steps={steps}: {n} jets from {len(kept)} kept chains need steps between them, or come out twice')
-    own = E.pool_jet[kept]
-    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n] if pt is None else (own==E.draw(n, g, pt, among=own)[:,None]).int().argmax(1)]
+    order = kept[torch.randperm(len(kept), generator=g, device=g.device)[:n]] if pt is None else _of_size(E.counts[E.draw(n, g, pt, among=E.pool_jet[kept])], kept, E.counts[E.pool_jet[kept]], g)
+    if steps<1 and (n>len(kept) or len(order.unique())<len(order)): raise ValueError(f'steps={steps}: {n} jets from {len(kept)} kept chains need steps between them, or come out twice')
     jet, rounds = E.pool_jet[order], []
     rows = dict(x=E.pool[order], mask=E.occupied(jet), pt=E.pts[jet] if pt is None else torch.as_tensor(pt).to(E.pts).expand(n).clone(), **{k: torch.full_like(jet, v) for k,v in which.items()})
     while sum(map(len, rounds)) < n:
@@ -415,6 +448,25 @@ def sample_jets(
         rounds.append(rows['x'])
     mask, pt = (rows[k].repeat(len(rounds), *[1]*(rows[k].ndim-1))[:n] for k in ('mask','pt'))
     return E.jets(torch.cat(rounds)[:n], mask, pt)
+
+def _check_wanted(E, n, pt, mask, which):
+    if n<1: raise ValueError(f'n={n}: expected 1 jet or more')
+    if odd := which.keys()-inspect.signature(E.kept).parameters.keys(): raise ValueError(f'a {type(E).__name__} knows no {", ".join(sorted(odd))}: classes y are those of a joint model')
+    if mask is not None and (tuple(mask.shape)!=(n, E.particles) or mask.dtype!=torch.bool): raise ValueError(f'mask of shape {tuple(mask.shape)}, {mask.dtype}: expected booleans of shape {(n, E.particles)}')
+    if pt is None: return
+    if not E.condition and not E.frame.prongs: raise ValueError('in a plain frame momenta are absolute: train with condition=True to ask for a pt')
+    pt = torch.as_tensor(pt)
+    if pt.shape not in ((), (1,), (n,)) or not (pt.isfinite() & (pt>0)).all(): raise ValueError(f'pt of {pt.flatten()[:3].tolist()}, shape {tuple(pt.shape)}: expected one number above 0 [GeV], or {n}')
+
+def _of_size(want, chains, have, g):
+    "For each wanted multiplicity a chain of it or of the nearest, none twice before all of that multiplicity were taken"
+    mix, out = torch.randperm(len(have), generator=g, device=have.device), torch.empty_like(want)
+    chains, have = chains[mix], have[mix]
+    for N in want.unique().tolist():
+        off, i = (have-N).abs(), (want==N).nonzero()[:,0]
+        near = chains[off==off.min()]
+        out[i] = near[torch.arange(len(i), device=i.device)%len(near)]
+    return out
 
 def noise_jets(
     E:JetEnergy,
@@ -451,7 +503,7 @@ def _path(rows, E, steps, g, frames, levels, make):
         t = min(1., (i//levels+1)/max(1, steps//2//levels)) if E.base else 1.
         if t!=last:
             last, e = t, given(E, rows) if t==1 else given(_heated(E, t), rows)
-            s, kernel = start(e, rows['x'], g, rows['mask']), (make or E.kernel)(e)
+            s, kernel = start(e, rows['x'], g, rows['mask']), _steady((make or E.kernel)(e))
         s = kernel(s)
         rows = {**rows, 'x': s.x}
     return out
@@ -490,7 +542,7 @@ def mixing(
     every=4,     # Steps between two looks
     seed=0,
     make=None,   # Energy -> kernel; `None`: that of training
-):               # Table: R-hat, effective sample size and mean of energy, mass, girth, tau21
+):               # Table: R-hat, effective sample size (from 20 looks on) and mean of energy, mass, girth, tau21
     "How well chains of one multiplicity and pt forget where they began"
     import pandas as pd
     g = generator(seed, E.pts.device, 'mixing')
@@ -505,4 +557,4 @@ def mixing(
         o = spectra_of(E.jets(s.x, rows['mask'], rows['pt']).to('cpu'), E.particles)
         seen.append(torch.stack([s.energy.cpu().double()] + [torch.as_tensor(o[k]).double() for k in ('mass','girth','tau21')], -1))
     xs = torch.stack(seen)
-    return pd.DataFrame(dict(rhat=rhat(xs), ess=ess(xs), mean=xs.mean((0,1))), index=['energy','mass','girth','tau21'])
+    return pd.DataFrame(dict(rhat=rhat(xs), ess=ess(xs) if len(xs)>=20 else math.nan, mean=xs.mean((0,1))), index=['energy','mass','girth','tau21'])

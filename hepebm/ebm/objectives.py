@@ -55,6 +55,7 @@ class MLE(nn.Module):
         seed=0,    # Of the chains
     ):
         super().__init__()
+        if n<1 or (kl or repel) and through<1: raise ValueError(f'n={n}, through={through}: chains take a step or more, and kl and repel act through one or more of them')
         self.make, self.n, self.pool, self.reg, self.kl, self.repel, self.through, self.random = make, n, pool, reg, kl, repel, through, Random(seed, 'mle')
         self.accept, self.gap, self.waits, self.far, self.align = accept, gap, waits, far, align
         if isinstance(noise, Tensor): self.register_buffer('noise', noise, persistent=False)
@@ -109,8 +110,8 @@ def _parts(model, rows):
     return tilt+model.reference(rows['x'], **named), tilt
 
 def _repair(o, model, batch, rows, s, level):
-    "Chains that are not finite, or far from the data in energy, begin anew; `o.lost` is their number"
-    bad = ~(s.x.detach().flatten(1).isfinite().all(1) & s.energy.isfinite())
+    "Chains that are not finite, or far from the data in energy, begin anew; `o.lost` is their number. In such an update no gradient goes through the chains: that of a lost one is not finite"
+    bad = ~(s.x.detach().flatten(1).isfinite().all(1) & s.energy.isfinite() & s.grad.flatten(1).isfinite().all(1))
     if o.far is not None: bad = bad | ((s.energy-level).abs() > o.far)
     o.lost = bad.sum()
     if not o.lost: return rows, s
@@ -148,7 +149,7 @@ def _advance(o, E, s, kernel=None):
     "`o.n` steps, the last of them traced if gradients go through; and the step steered"
     kernel, rate = kernel or _kernel(o, E, s.x), 0.
     traced, leaps = o.through if getattr(o, 'kl', 0) or getattr(o, 'repel', 0) else 0, getattr(kernel, 'leaps', 0)
-    o.refused = 0
+    o.refused, s = 0, s._replace(**{k: v.detach() for k,v in (('x',s.x), ('energy',s.energy), ('grad',s.grad), ('momentum',s.momentum)) if v is not None})
     for i in range(o.n):
         left = traced-(o.n-1-i)*max(leaps, 1)
         s = kernel(s) if left<=0 else kernel(s, left) if leaps else kernel(_traced(E, s))
@@ -164,18 +165,25 @@ def _frozen(model, rows):
     return lambda x: torch.func.functional_call(model, fixed, (x,), named)
 
 def _entropy(x, pool, rows, most=2000):
-    "Entropy of samples up to a constant, from the distances to the nearest others"
-    mask, dims = rows.get('mask'), x[0].numel()
-    if mask is not None: dims = mask.sum(1)*(dims//mask.shape[1])
-    x = x if mask is None else torch.where(_wide(mask, x), x, 0)
+    "Entropy of samples up to a constant, from the distances to the nearest others; of sets in the order of their first feature, among those of one size"
+    (x,size), dims = _ordered(x, rows.get('mask')), x[0].numel()
+    if size is not None: dims = size*x.shape[-1]
     x = (x if pool is None or pool.rows is None else _filled(x, pool.rows['x'])).flatten(1)
-    others, own = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device)
+    others, hidden = x.detach(), torch.eye(len(x), dtype=torch.bool, device=x.device) | (False if size is None else size[:,None]!=size)
     if pool is not None and pool.rows is not None and pool.size>len(x):
         free = torch.ones(pool.size, dtype=torch.bool, device=x.device).index_fill(0, rows['slot'], False)
-        rest = pool.rows['x'].flatten(1)[free.int().argsort(descending=True, stable=True)[:min(most, pool.size-len(x))]]
-        others, own = torch.cat([others, rest]), torch.cat([own, own.new_zeros(len(x), len(rest))], 1)
-    r = ((x[:,None]-others).square().sum(-1)+1e-12).sqrt().masked_fill(own, torch.inf).amin(1)
-    return (dims*r.log()).mean()
+        i = free.int().argsort(descending=True, stable=True)[:min(most, pool.size-len(x))]
+        rest, theirs = _ordered(pool.rows['x'][i], pool.rows['mask'][i] if size is not None else None)
+        others, hidden = torch.cat([others, rest.flatten(1)]), torch.cat([hidden, hidden.new_zeros(len(x), len(rest)) if size is None else size[:,None]!=theirs], 1)
+    r = ((x[:,None]-others).square().sum(-1)+1e-12).sqrt().masked_fill(hidden, torch.inf).amin(1)
+    return torch.where(r.isfinite(), dims*r.log(), 0).sum()/r.isfinite().sum().clamp(min=1)
+
+def _ordered(x, mask):
+    "Sets with particles in the order of their first feature, zero where padded; and how many they have"
+    if mask is None: return x, None
+    order = torch.where(mask, x[...,0], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    at = torch.arange(len(x), device=x.device)[:,None]
+    return torch.where(_wide(mask[at,order], x), x[at,order], 0), mask.sum(1)
 
 # %% ../../nbs/ebm/32_objectives.ipynb #3308ae28
 def _score(model, rows):
