@@ -40,7 +40,7 @@ class Plain(nn.Module):
 
 def plain_step(net, x, mask, steps=24):
     "An update as one would write it by hand"
-    opt, chains = torch.optim.Adam(net.parameters(), 1e-4, betas=(0., .999)), [(torch.randn_like(x[0])*mask[0,:,None], mask[i]) for i in range(len(x))]
+    opt, chains = torch.optim.Adam(net.parameters(), 1e-4, betas=(0., .999)), [(torch.randn_like(x[i])*mask[i,:,None], mask[i]) for i in range(len(x))]
     def step():
         now = [random.choice(chains) for _ in range(len(x))]
         y, m = (torch.stack(v) for v in zip(*now))

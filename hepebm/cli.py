@@ -75,6 +75,8 @@ def compare(
 ):
     "Metrics of two runs side by side"
     from hepebm.studies.studies import compare, differences, read_json
+    studies = [read_json(f'{r}/settings.json')['study'] for r in (one, two)]
+    if len({*studies})>1: raise ValueError(f'{one} is a run of {studies[0]}, {two} one of {studies[1]}: runs of one study can be compared')
     t = compare(one, two)
     for k,(a,b) in differences(read_json(f'{one}/settings.json'), read_json(f'{two}/settings.json')).items(): print(f'{k}: {a} | {b}')
     print(t.assign(beyond=['*' if b else '' for b in t.beyond]).to_string(float_format=lambda v: f'{v:.4g}', na_rep=''))
@@ -151,7 +153,7 @@ def score(
     from hepebm.studies.studies import p_value
     _writable(o, '.parquet .csv')
     E,folder = _model(model)
-    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need: only a finished run has it; run `hepebm run` again, it goes on')
+    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need and which a study makes of jets that no training saw. Is the run finished (the same `hepebm run` goes on)? Of a model of your own save them: save(Arrays(score=E.score(background)), "{folder}/{control.name}")')
     a = _jets(file)
     try: s = E.score(a).double().numpy()
     except DataError as e: raise DataError(f'{file}: {e}') from e
@@ -164,7 +166,7 @@ def sample(
     *, n:int,       # Jets
     o:str,          # Where to: .h5 or .parquet
     steps:int=128,  # Of each chain
-    pt:float=None,  # Of all jets [GeV]; of random training jets if left out
+    pt:float=None,  # Of all jets [GeV], with all their particles; of random training jets if left out
     label:int=None, # Class, of a model that knows classes
     seed:int=0,     # Same seed, same jets
 ):
@@ -175,7 +177,8 @@ def sample(
     if n<1: raise ValueError(f'-n counts jets, got {n}')
     if steps<0: raise ValueError(f'--steps {steps}: expected 0 or more')
     E,_ = _model(model)
-    if label is not None and not 0<=label<(classes := E.settings.get('classes', 0)): raise ValueError(f'--label {label}: ' + (f'this model knows the classes 0 to {classes-1}' if classes else 'this model knows no classes'))
+    classes = E.settings.get('classes', 0)
+    if label is not None and not 0<=label<classes: raise ValueError(f'--label {label}: ' + (f'this model knows the classes 0 to {classes-1}' if classes else 'this model knows no classes'))
     write_jets(o, sample_jets(E, n, steps=steps, seed=seed, pt=pt, **({} if label is None else dict(y=label))))
     print(f'{n:,} jets in {o}')
 

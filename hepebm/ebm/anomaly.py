@@ -1,4 +1,4 @@
-"""What an energy says of jets it has not been trained on: five scores of one model, how well they find signals, and how much they lean on the jet mass
+"""What an energy says of jets it has not been trained on: six scores of one model, how well they find signals, and how much they lean on the jet mass
 
 Docs: https://hepebm.github.io/hepebm/ebm/anomaly.html.md"""
 
@@ -197,13 +197,17 @@ class CutView(Row):
     ):
         super().__init__(dict(scores=View(self._scores), mass=View(self._mass)))
         self.classes, self.mass, self.xlabel, self.size = {k: _np(v) for k,v in scores.items()}, _np(mass), xlabel, size
+        if not self.classes: raise ValueError('no scores: give {class: (N,)}, the background first')
         self.background = next(iter(self.classes.values()))
+        if len(self.background)!=len(self.mass): raise ValueError(f'{len(self.mass)} masses for {len(self.background)} background scores')
         self.most = np.sort(self.background)[-min(least, len(self.background))]
         span = lambda v: np.linspace(*np.quantile(v, (.002,.998)), bins+1)
         self.edges, self.mass_edges = span(np.concatenate([*self.classes.values()])), span(self.mass)
         self.take(cut=np.median(self.background))
 
-    def take(self, cut): cut = min(cut, self.most); super().take(scores=dict(cut=cut), mass=dict(cut=cut))
+    def take(self, cut):
+        if cut!=cut: raise ValueError('cut=nan: expected a number on the axis of the score')
+        cut = min(cut, self.most); super().take(scores=dict(cut=cut), mass=dict(cut=cut))
     @property
     def widget(self):
         if self._canvas is None: View.widget.fget(self); self.on_drag(lambda x,y: self.update(cut=x))

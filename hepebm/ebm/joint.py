@@ -32,7 +32,7 @@ class _Classes:
 
 def _energy(f, y=None):
     "Energies (N,) of logits (N, C): in class `y`, or in all together"
-    if f.ndim!=2: raise ValueError(f'a joint energy wants class logits (N, C); the network gives shape {tuple(f.shape)}')
+    if f.ndim!=2 or f.shape[1]<2: raise ValueError(f'a joint energy wants class logits (N, C) of two classes or more; the network gives shape {tuple(f.shape)}')
     if y is None: return -f.logsumexp(1)
     return -f.gather(1, torch.as_tensor(y, device=f.device).expand(len(f))[:,None])[:,0]
 
@@ -105,7 +105,7 @@ class JointJets(_Classes, JetEnergy):
         super().fit(a, seed)
         self.labels.copy_(a.label[self._pairs(len(a), seed)])
         return self
-    def inputs(self, a:Arrays)->Arrays: "As that of `JetEnergy`, and `label` if there is one"; return super().inputs(a).assign(**({'label': a.label} if 'label' in a else {}))
+    def inputs(self, a:Arrays)->Arrays: "As that of `JetEnergy`, and `label` if there is one"; return super().inputs(a).assign(**({'label': a.label.to(self.pts.device)} if 'label' in a else {}))
     def rows(self, n, seed=None, pt=None, y=None)->dict:
         "As those of `JetEnergy`; with a class `y`, its multiplicities and pts, and `y`"
         if y is None: return super().rows(n, seed, pt)
@@ -117,7 +117,8 @@ class JointJets(_Classes, JetEnergy):
         return k if y is None else k[self.labels[self.pool_jet[k]]==y]
     def tag(self, a:Arrays, size=1000)->Tensor:
         "Class logits (N, C) of jets with `p4` and `mask`, `size` at a time"
-        with torch.no_grad(): return torch.cat([self.logits(b.x, b.mask, b.pt) for b in self.inputs(a).to(self.pts.device).batches(size)])
+        if not len(a): return self.pts[:0,None].expand(0, len(self.labels.unique()))
+        with torch.no_grad(): return torch.cat([self.logits(b.x, b.mask, b.pt) for b in self.frame(a.to(self.pts.device)).batches(size)])
 
 # %% ../../nbs/ebm/37_joint.ipynb #3c5a5978
 def joint_jets(
@@ -128,6 +129,7 @@ def joint_jets(
 )->JointJets:
     "Train one network to tell classes of jets apart and to say how likely a jet is"
     if 'label' not in train: raise ValueError('a joint model is trained on jets with labels, and these have none')
+    if train.label.is_floating_point(): raise ValueError(f'labels are whole numbers 0, 1 and so on; these are {train.label.dtype}: train.assign(label=train.label.long())')
     classes = train.label.unique().tolist()
     if classes!=[*range(len(classes))] or len(classes)<2: raise ValueError(f'labels are 0, 1 and so on, for two classes or more; these jets have {classes}')
     if not weight and more.get('valid') is not None: raise ValueError('valid= judges chains, and a plain classifier (weight=0) has none')

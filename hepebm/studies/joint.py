@@ -14,13 +14,14 @@ from pathlib import Path
 from fastcore.basics import AttrDict
 from ..core.arrays import Arrays, concat, save
 from ..core.metrics import auc, bootstrap, ece, evaluate, spectra
-from ..core.training import history, read_log, save_model
+from ..core.training import history, load_model, read_log, save_model
 from ..core.views import PALETTE, curve, points, raster, scene
 from ..data.jets import DataError, check_jets
 from ..data.public import read_events
 from ..data.samples import JETS, SPLITS, sample
 from ..ebm.jets import PUBLISHED, sample_jets, spectra_of
 from ..ebm.joint import joint_jets
+from ..ebm.samplers import generator
 from .studies import UNITS, _edges, _energy_panels, _pm, _roc_panels, _user_jets, jet_image, steps, study
 
 # %% ../../nbs/studies/73_joint.ipynb #27d1407f
@@ -54,7 +55,7 @@ def class_jets(
     most=None, # Training jets of each class
     test=None, # Test jets of each class
     seed=0,    # Of the split of a file
-):             # train, valid, test: jets with `label`, a number into `classes`; strange: test jets
+):             # train, valid, test: jets with `label`, a number into `classes`; held, strange: jets of the other one, to look at in training and to test on
     "Jets of the classes to learn in three parts, and test jets of one that is not learned"
     names = [*classes, strange]
     if data is None:
@@ -68,7 +69,8 @@ def class_jets(
     least = min(len(a) for a in parts[0][:-1])
     train = [a[:min(least, most or least)] for a in parts[0][:-1]]
     ends = [a[:test] for a in parts[2]]
-    return AttrDict(train=_joined(train), valid=_joined(parts[1][:-1]), test=_joined(ends[:-1]), strange=_joined(ends[-1:]).drop('label'))
+    order = torch.randperm(len(valid := _joined(parts[1][:-1])), generator=generator(seed, name='valid'))
+    return AttrDict(train=_joined(train), valid=valid[order], held=_joined(parts[1][-1:])[:500].drop('label'), test=_joined(ends[:-1]), strange=_joined(ends[-1:]).drop('label'))
 
 # %% ../../nbs/studies/73_joint.ipynb #dcbf1c67
 MODELS = dict(joint='EBM-CLF', plain='classifier', longer='classifier, longer')
@@ -78,8 +80,10 @@ def _train(run, d, name, weight, times=1):
     s = run.set
     own = {k: s[k] for k in 'warm size steps step pool fresh width depth heads particles frame lr reg last'.split()} | {k: s[k] or None for k in 'epsilon hidden decay ema'.split()}
     own |= dict(epochs=s.epochs*times) if s.epochs else dict(updates=s.updates*times)
-    E = joint_jets(d.train, weight, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], betas=(s.beta1, s.beta2), gradient_clip_val=s.clip, log_every_n_steps=10, **own, **run.trainer)
+    judged = dict(valid=d.valid[:1000], signals={s.strange: d.held}) if weight else {}
+    E = joint_jets(d.train, weight, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], betas=(s.beta1, s.beta2), gradient_clip_val=s.clip, log_every_n_steps=10, **own, **judged, **run.trainer)
     if run.rank: return E
+    if weight and s.keep=='best': E = load_model(run.out/'training'/name/'best')
     folder = run.out/('model' if name=='joint' else f'model-{name}')
     save_model(folder, E)
     E.eval().to(run.device)
@@ -231,12 +235,13 @@ def _fits(s):
     if bool(s['updates'])==bool(s['epochs']): raise ValueError(f'updates={s["updates"]}, epochs={s["epochs"]}: one of them decides how long is trained, the other is 0')
     if s['frame']=='prong' and s['hidden']: raise ValueError(f'hidden={s["hidden"]}: in the prong frame a block is twice as wide inside; leave it out')
     if s['frame']!='prong' and s['warm']: raise ValueError(f'warm={s["warm"]}: noise contrast needs independent particles, which belong to the prong frame; set warm=0')
+    if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last or best')
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
     if s['particles']<2 or s['test']<20 or s['train']<20: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 20')
     if not (s['beta1']<1 and s['beta2']<1): raise ValueError(f'beta1={s["beta1"]:g}, beta2={s["beta2"]:g}: both are below 1')
 _laptop = dict(classes='QCD,top,W', strange='H', weight=.03, longer=20, updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., pool=512, fresh=0., frame='prong', width=32, depth=1, heads=4, hidden=0, particles=40,
-    lr=7e-4, decay=0., reg=1.5e-2, beta1=.5, beta2=.99, clip=1., last=20, ema=.98, train=1000, test=800, generate=128, sample_steps=1000, bootstrap=100)
-_paper = {k: v for k,v in PUBLISHED.items() if k in _laptop} | dict(weight=1., updates=0, ema=0., beta1=PUBLISHED['betas'][0], beta2=PUBLISHED['betas'][1], clip=PUBLISHED['gradient_clip_val'], longer=1, train=350_000, test=10_000, generate=5000, sample_steps=128)
+    lr=7e-4, decay=0., reg=1.5e-2, beta1=.5, beta2=.99, clip=1., last=20, ema=.98, keep='last', train=1000, test=800, generate=128, sample_steps=1000, bootstrap=100)
+_paper = {k: v for k,v in PUBLISHED.items() if k in _laptop} | dict(weight=1., updates=0, ema=0., beta1=PUBLISHED['betas'][0], beta2=PUBLISHED['betas'][1], clip=PUBLISHED['gradient_clip_val'], longer=1, train=350_000, test=10_000, generate=5000, sample_steps=128, keep='best')
 
 # %% ../../nbs/studies/73_joint.ipynb #0df6dc80
 @study('joint', _laptop, _fits, smoke=dict(longer=2, updates=15, warm=15, pool=64, steps=3, width=16, heads=2, last=2, train=150, test=100, generate=40, sample_steps=20, bootstrap=10), paper=_paper)

@@ -23,13 +23,15 @@ from ..core.arrays import Arrays, atomic, save
 from ..core.metrics import evaluate, fpd, kpd, roc, spectra
 from ..core.training import history, load_model, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
+from ..data.frames import jet_frame
 from ..data.jets import DataError, check_jets
 from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
 from ..ebm.anomaly import auc_at_flat_mass, auc_in_windows, independence, scores as all_scores, standardised
-from ..ebm.jets import PAPER, _choices, jet_ebm, mixing, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
-from ..ebm.samplers import hmc
+from ..ebm.jets import PAPER, PUBLISHED, _check, _choices, jet_ebm, mixing, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
+from ..ebm.energies import temper
+from ..ebm.samplers import hmc, mala, temperature_of
 from ..nn.efps import jet_features
 
 # %% ../../nbs/studies/70_studies.ipynb #a9cae258
@@ -352,7 +354,7 @@ def _user_jets(data):
 def jet_data(
     data=None, # File, folder or public set; `None` takes the shipped jets
     seed=0,    # Of the split of a file
-):             # train, valid, test: background jets; signals: name -> jets to judge on, and `held` to log in training (none of a file); note: what to know of the file
+):             # train, valid, test: background jets; signals: name -> jets to judge on, and `held` to log in training, of a file every tenth; note: what to know of the file
     "Background jets in three parts, and the signals"
     if data is None:
         parts, names = [sample('jets', s) for s in SPLITS], JETS
@@ -362,7 +364,8 @@ def jet_data(
     background = a[a.label==0]
     if len(background)<50: raise DataError(f'{data}: {len(background)} background jets are too few to train and test on')
     train,valid,test = background.split((.7,.1,.2), seed)
-    return AttrDict(train=train, valid=valid, test=test, signals={names[k]: a[a.label==k] for k in a.label.unique().tolist() if k}, held={}, note=note)
+    parts = {names[k]: a[a.label==k].split((.1,.9), seed) for k in a.label.unique().tolist() if k}
+    return AttrDict(train=train, valid=valid, test=test, signals={k: b for k,(_,b) in parts.items()}, held={k: h[:500] for k,(h,_) in parts.items() if len(h)}, note=note)
 
 # %% ../../nbs/studies/70_studies.ipynb #31b033bb
 def p_value(
@@ -378,19 +381,21 @@ def _train(run, d, net):
     s, out = run.set, run.out/'training'/net
     own = {k: s[k] for k in 'updates warm size steps step fresh pool width depth heads particles frame lr reg kl hmc repel through last'.split()}
     own |= {k: s[k] or None for k in ('hidden','epsilon','decay','ema')} | dict(scaler=None if s.scaler=='none' else s.scaler, gradient_clip_val=s.clip, betas=(s.beta1, s.beta2))
-    if net=='deepset': own |= dict(depth=0, heads=1, width=s.deepset_width, updates=s.deepset_updates, lr=s.deepset_lr, reg=s.deepset_reg)
+    own['condition'] = bool(s.condition)
+    own |= dict(epochs=s.epochs or None, updates=own['updates'] or 1)
+    if net=='deepset': own |= dict(hidden=None, depth=0, heads=1, width=s.deepset_width, updates=s.deepset_updates or 1, lr=s.deepset_lr, reg=s.deepset_reg)
     E = jet_ebm(d.train, net=net, out=out, seed=run.seed, bar=LABELS[net], log_every_n_steps=10, valid=d.valid[:1000], signals=d.held, **own, **run.trainer)
     if run.rank: return E
     if s.keep=='best': E = load_model(out/'best')
-    folder = run.out/('model' if net=='attention' else f'model-{net}')
+    folder = run.out/('model' if net==s.net else f'model-{net}')
     save_model(folder, E)
     E.eval().to(run.device)
     save(Arrays(score=E.score(d.valid.to(run.device))), folder/'control.safetensors')
     return E
 
 # %% ../../nbs/studies/70_studies.ipynb #ee5d71ac
-LABELS = dict(attention='attention EBM', deepset='DeepSet EBM')
-_observables = dict(prong=('mass girth tau21 tau32 sum_z', 'pt n'), axis=('pt mass girth tau21 tau32', 'n'), lab=('pt mass girth tau21 tau32', 'n'))  # what counts, and what the model is given
+LABELS = dict(attention='attention EBM', mlp='MLP EBM', deepset='DeepSet EBM')
+_observables = dict(prong=('pt mass girth tau21 tau32 sum_z', 'n'), axis=('pt mass girth tau21 tau32', 'n'), lab=('pt mass girth tau21 tau32', 'n'))  # what counts, and what the model is given
 UNITS = dict(pt='pt [GeV]', mass='mass [GeV]', n='constituents', girth='girth', tau21='τ21', tau32='τ32', sum_z='Σ z')
 
 def _matrix(o): return np.stack([o[k] for k in 'pt mass n girth tau21 tau32'.split()], 1)
@@ -403,8 +408,8 @@ def _scores(run, d, models):
     seen = {k: spectra_of(a, run.set.particles) for k,a in jets.items()}
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     score = lambda E, **kw: {c: E.score(a.to(run.device), **kw).cpu().numpy() for c,a in jets.items()}
-    energy = {LABELS[k]: score(E) for k,E in models.items()} | ({'independent particles': score(models['attention'], net=False)} if models['attention'].base else {})
-    energy |= _beside(run, models['attention'], jets, seen, d.valid)
+    energy = {LABELS[k]: score(E) for k,E in models.items()} | ({'independent particles': score(models[run.set.net], net=False)} if models[run.set.net].base else {})
+    energy |= _beside(run, models[run.set.net], jets, seen, d.valid)
     return energy | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(o)) for c,o in seen.items()}}, seen
 
 # %% ../../nbs/studies/70_studies.ipynb #3cdd7fb0
@@ -414,8 +419,8 @@ def _beside(run, E, jets, seen, held):
     "Scores beside the energy itself"
     known = held.to(run.device)
     made = {c: all_scores(E, a.to(run.device), known, least=min(200, len(held))).to('cpu') for c,a in jets.items()}
-    by, heavy = {f'{LABELS["attention"]}, {name}': {c: m[k].numpy() for c,m in made.items()} for k,name in _others.items()}, spectra_of(held, run.set.particles)['mass']
-    return by | {f'{LABELS["attention"]}, at its mass': {c: standardised(m.energy, seen[c]['mass'], E.score(known).cpu(), heavy, min(200, len(held))).numpy() for c,m in made.items()}}
+    by, heavy = {f'{LABELS[run.set.net]}, {name}': {c: m[k].numpy() for c,m in made.items()} for k,name in _others.items()}, spectra_of(held, run.set.particles)['mass']
+    return by | {f'{LABELS[run.set.net]}, at its mass': {c: standardised(m.energy, seen[c]['mass'], E.score(known).cpu(), heavy, min(200, len(held))).numpy() for c,m in made.items()}}
 
 # %% ../../nbs/studies/70_studies.ipynb #5bb73b07
 def _pm(value, error):
@@ -443,7 +448,7 @@ def _samples(run, d, models):
     real,floor = d.test.split((.5,.5), run.seed)
     n = min(len(floor), run.set.generate)
     gen = {LABELS[k]: sample_jets(E, n, steps=run.set.sample_steps, seed=run.seed) for k,E in models.items()}
-    E = models['attention']
+    E = models[run.set.net]
     noise = {'noise, true n and pt' if E.frame.prongs else 'noise, true n': noise_jets(E, n, seed=run.seed), 'published noise': published_noise(n, run.set.particles, run.seed)}
     return real, {k: a.to('cpu') for k,a in {**gen, **noise, 'real, second half': floor[:n]}.items()}
 
@@ -453,13 +458,13 @@ def _generation(run, real, generated):
     counted, given = (v.split() for v in _observables[run.set.frame])
     seen = {'real': spectra_of(real, run.set.particles)} | {k: spectra_of(a, run.set.particles) for k,a in generated.items()}
     tables = {k: spectra(seen['real'], seen[k], names=counted+given, n=run.set.bootstrap, seed=run.seed) for k in generated}
-    for what,caption in dict(jsd='Jensen-Shannon divergence (nat) of generated from real test jets, with bootstrap deviations; * is input to the models and does not count.', w1='Wasserstein distance, in the unit of the observable.').items():
+    for what,caption in dict(jsd='Jensen-Shannon divergence (nat) of generated from real test jets, with bootstrap deviations; * is given to the models and does not count. All are of the leading particles, pt too.', w1='Wasserstein distance, in the unit of the observable.').items():
         rows = {k: {o+'*'*(o in given): _pm(r[what], r[f'{what}_error']) for o,r in t.iterrows()} for k,t in tables.items()}
         run.table(what, pd.DataFrame(rows).T, caption, show=what=='jsd')
         for k,t in tables.items():
             for o,r in t.iterrows(): run.metric(f'{what}/{o}/{k}', r[what], r[f'{what}_error'])
     rows = {k: {o: _pm(r.jsd, r.jsd_error) for o,r in spectra(seen['real'], seen[k], names=[*PAPER], bins=PAPER, n=run.set.bootstrap, seed=run.seed).iterrows()} for k in generated}
-    run.table('jsd-paper', pd.DataFrame(rows).T, 'The divergence with the bins of arXiv 2302.00695: 50 of pt in 200 to 1000 GeV, 50 of mass in 0 to 500 GeV.')
+    run.table('jsd-paper', pd.DataFrame(rows).T, 'The divergence with the bins of arXiv 2302.00695: 50 of pt in 200 to 1000 GeV, 50 of mass in 0 to 500 GeV, both of the leading particles' + (', whose share of the given jet pt is what is made.' if run.set.frame=='prong' else '.'))
     return seen
 
 # %% ../../nbs/studies/70_studies.ipynb #1fa0b12b
@@ -510,8 +515,8 @@ def _roc_panels(scores):
             r = roc(np.r_[by[c], b], np.r_[np.ones(len(by[c])), np.zeros(len(b))])
             ok = np.flatnonzero(r.fpr*len(b) > min(4, len(b)/2))
             ok = ok[np.unique(np.linspace(0, len(ok)-1, 200).astype(int))]
-            marks.append(curve(np.c_[r.tpr[ok], 1/r.fpr[ok]], PALETTE[i%7], label=method))
-        yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#888888', dash=True), x=(0,1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
+            marks.append(curve(np.c_[r.tpr[ok], 1/r.fpr[ok]], PALETTE[i%7], label=method, dash=i>=7, width=1.5+.7*(i>=7)))
+        yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#bbbbbb', dash=True), x=(0,1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
 
 # %% ../../nbs/studies/70_studies.ipynb #320e49d0
 def _spectra_panels(seen, frame):
@@ -553,8 +558,8 @@ def _mass(run, scores, seen):
         run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50'])
         panels.append(scene(steps(mass, e, color='#888888', label='all'), steps(mass[s>=np.quantile(s, .5)], e, color=PALETTE[0], label='stranger half'), x=(e[0], e[-1]), xlabel='mass [GeV]', ylabel='density', title=method))
     run.table('mass', pd.DataFrame(rows).T, 'What the scores owe to the mass: distance correlation on the background; how far cuts change its mass spectrum (JSD in nat, in brackets what chance alone would do); AUC with both classes weighted to a flat mass.')
-    windows = {k: auc_in_windows(scores[LABELS['attention']][c], mass, scores[LABELS['attention']][k], m, edges[::3], **kw) for k,m in others}
-    if windows: run.table('windows', pd.concat(windows).round(3), 'AUC of the attention energy in windows of the mass [GeV], with counts and 68 % intervals.')
+    windows = {k: auc_in_windows(scores[LABELS[run.set.net]][c], mass, scores[LABELS[run.set.net]][k], m, edges[::3], **kw) for k,m in others}
+    if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {LABELS[run.set.net]} in windows of the mass [GeV], with counts and 68 % intervals.')
     run.figure('sculpting', 'Background mass before and after a cut at 50 % efficiency: a score that knows the mass carves it.', *panels)
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
@@ -577,29 +582,51 @@ def _chains(run, E, real):
     draw = lambda mass: scene(steps(m, e, color='#000000', label='real'), steps(mass, e, color=PALETTE[0], label='chains'), xlabel='mass [GeV]', ylabel='density', y=(0, 2.2*steps(m, e)['xy'][:,1].max()), size=(500, 300))
     run.movie('chains-mass', 'The mass of the jets in the chains on their way.', [dict(mass=spectra_of(a, run.set.particles)['mass']) for _,a in frames], View(draw), names, 'step ')
 
+# %% ../../nbs/studies/70_studies.ipynb #f3e09f23
+def _at_pts(run, E, real):
+    "Table of jets of a given pt against real ones near it"
+    if not (E.condition or E.frame.prongs): return
+    import pandas as pd
+    counted, given = (v.split() for v in _observables[run.set.frame])
+    pt, rows, k = jet_frame(real).pt, {}, min(300, len(real)//4)
+    for q in (.15,.5,.85):
+        near = real[(pt-pt.quantile(q)).abs().argsort()[:k]]
+        at = jet_frame(near).pt
+        made, seen = spectra_of(sample_jets(E, k, run.set.sample_steps, run.seed, pt=at.to(run.device)).to('cpu'), run.set.particles), spectra_of(near, run.set.particles)
+        rows[f'{at.min():.0f} to {at.max():.0f} GeV'] = {o+'*'*(o in given): _pm(r.jsd, r.jsd_error) for o,r in spectra(seen, made, names=counted+given, n=run.set.bootstrap, seed=run.seed).iterrows()}
+    run.table('at-pt', pd.DataFrame(rows).T, f'Jets that were asked for at the pts of {k} real jets each: divergence of their spectra.')
+
 # %% ../../nbs/studies/70_studies.ipynb #fa0913de
 def _mixing(run, E):
     "Table of R-hat and effective sample size of long chains"
     import pandas as pd
-    n, kernels = run.set.long, {('Langevin, cold' if E.cold else 'HMC' if E.leaps else 'MALA'): (None, 1)}
-    if not (E.cold or E.leaps): kernels['HMC, ten leaps'] = partial(hmc, step=(E.step.item()/2)**.5, leaps=10, jitter=.3, mass=1/E.frame.metric), 10
+    n, h, metric = run.set.long, E.step.item(), E.frame.metric
+    if E.cold:
+        T = temperature_of(h, E.cold.item())
+        kernels = {'Langevin, cold': (None, 1), 'MALA, as cold': (lambda e: mala(temper(e, T), h*T*metric), 1)}
+    elif E.leaps: kernels = {'HMC': (None, int(E.leaps)), 'MALA': (lambda e: mala(e, h**2/2*metric), 1)}
+    else: kernels = {'MALA': (None, 1), 'HMC, ten leaps': (partial(hmc, step=(h/2)**.5, leaps=10, jitter=.3, mass=1/metric), 10)}
     rows = {name: mixing(E, 16, max(4, n//leaps), max(1, n//leaps//100), run.seed, make) for name,(make,leaps) in kernels.items()}
     run.table('mixing', pd.concat([m.set_axis([f'{name}: {k}' for k in m.index]) for name,m in rows.items()]).round(3),
         f'Sixteen chains of one multiplicity and pt, from noise, over the last {n:,} of {2*n:,} gradients: where R-hat is far above 1 they still remember where they began, which is why generation goes on from the chains of training.')
 
 # %% ../../nbs/studies/70_studies.ipynb #01f55227
-_laptop = dict(updates=250, deepset_updates=300, warm=300, size=64, steps=10, step=.01, epsilon=0., fresh=0., pool=512, width=32, depth=1, heads=4, hidden=0, deepset_width=64, particles=40, frame='prong', scaler='none',
+_laptop = dict(net='attention', updates=250, deepset_updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., fresh=0., pool=512, width=32, depth=1, heads=4, hidden=0, deepset_width=64, particles=40, frame='prong', scaler='none', condition=False,
     lr=7e-4, reg=1.5e-2, deepset_lr=5e-4, deepset_reg=1e-2, decay=0., beta1=.5, beta2=.99, clip=1., kl=0., hmc=0., repel=0., through=1, last=100, ema=.98, keep='last',
     train=8000, test=10_000, generate=512, sample_steps=50, movie_steps=400, long=500, frames=16, bootstrap=100)
-_published = dict(updates=117_000, deepset_updates=117_000, warm=0, size=128, steps=24, step=.1, epsilon=.005, fresh=.05, pool=10_000, width=128, depth=8, heads=16, hidden=1024, deepset_width=128, frame='axis',
-    lr=1e-4, reg=.1, deepset_lr=1e-4, deepset_reg=.1, decay=.98, beta1=0., beta2=.999, clip=.1, last=0, ema=0., keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128, long=2000)
+_published = {k: v for k,v in PUBLISHED.items() if k in _laptop} | dict(updates=0, deepset_updates=0, deepset_width=128, deepset_lr=PUBLISHED['lr'], deepset_reg=PUBLISHED['reg'], beta1=PUBLISHED['betas'][0], beta2=PUBLISHED['betas'][1], clip=PUBLISHED['gradient_clip_val'], ema=0.,
+    keep='best', train=300_000, test=50_000, generate=10_000, sample_steps=128, movie_steps=128, long=2000)
+
+
 
 # %% ../../nbs/studies/70_studies.ipynb #dfa525b0
 def _enough_chains(s):
-    if s['updates']<1: raise ValueError(f'updates={s["updates"]}: expected 1 or more')
-    if s['particles']<2 or s['test']<20 or s['train']<50: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 50')
+    if bool(s['updates'] and s['deepset_updates'])==bool(s['epochs']): raise ValueError(f'updates={s["updates"]}, deepset_updates={s["deepset_updates"]}, epochs={s["epochs"]}: updates of both networks or epochs decide how long is trained, the others are 0')
+    if s['net'] not in ('attention','mlp'): raise ValueError(f'net={s["net"]}: expected attention or mlp; a deep set is trained beside it')
+    _check([0], s['net'], (s['beta1'], s['beta2']), **{k: s[k] for k in 'size steps step fresh pool lr reg kl hmc repel through last epsilon warm particles'.split()}, **{k: s[k] or None for k in ('decay','ema','epochs','updates')})
+    if s['test']<20 or s['train']<50: raise ValueError(f'test={s["test"]}, train={s["train"]}: expected at least 20 and 50')
     if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last (the averaged model in the end) or best (the one whose chains are nearest to valid jets)')
-    _choices('attention', None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
+    _choices(s['net'], None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
     if s['warm'] and s['frame']!='prong': raise ValueError(f'warm={s["warm"]}: the warm start needs frame=prong; give warm=0')
     if s['hidden'] and s['frame']=='prong': raise ValueError(f'hidden={s["hidden"]}: in the prong frame a block is twice as wide inside; leave it out')
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
@@ -616,11 +643,12 @@ def jet_ebm_study(
     d = jet_data(data, run.seed)
     d.train = d.train[:run.set.train]
     models = {}
-    for net in ('attention', 'deepset'):
+    main, name = run.set.net, LABELS[run.set.net]
+    for net in (main, 'deepset'):
         run.stage(f'training the {LABELS[net]} on {len(d.train):,} jets')
         models[net] = _train(run, d, net)
     if run.rank: return
-    shutil.copy(run.out/'training'/'attention'/'log.csv', run.out/'log.csv')
+    shutil.copy(run.out/'training'/main/'log.csv', run.out/'log.csv')
     run.stage('scoring test jets')
     scores,seen = _scores(run, d, models)
     run.stage('generating jets')
@@ -637,17 +665,19 @@ def jet_ebm_study(
     run.figure('energies', 'Scores of background and signals for each method.', *_energy_panels(scores))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
     _mass(run, scores, seen)
-    n = len(generated['attention EBM'])
-    run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if models['attention'].cold else f'{n:,} of the {len(models["attention"].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
+    n = len(generated[name])
+    run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if models[main].cold else f'{n:,} of the {len(models[main].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_, run.set.frame))
-    run.figure('images', 'Mean jet images, real and from the attention EBM, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated['attention EBM']))
-    _chains(run, models['attention'], real)
-    _mixing(run, models['attention'])
+    run.figure('images', f'Mean jet images, real and from the {name}, on a logarithmic scale; and where it puts too much or too little, on the scale of a square root.', *_image_panels(real, generated[name]))
+    _at_pts(run, models[main], real)
+    _chains(run, models[main], real)
+    _mixing(run, models[main])
 
 def _story(run, d, seen):
     "What was done, in words"
     classes, s = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items()), run.set
     tagging = 'They were judged on test jets that no training saw ({}), as anomaly detectors beside a cut on the jet mass and an isolation forest, and as generators: {}. No signal was used in training.' if d.signals else 'They were judged as generators on test jets that no training saw ({}): {}. There are no signals in these data, so nothing is said about the detection of anomalies.'
     early = ' After so few updates the networks have hardly moved: both energies are nearly those of independent particles.' if s.updates<100 else ''
-    return (f'Two energy-based models, one with attention between particles and a DeepSet, were trained on {len(d.train):,} background jets ' + (f'by maximum likelihood with chains of {s.steps} cold Langevin steps of size {s.step:g} with noise {s.epsilon:g}, {100*s.fresh:g} % of them begun anew each time. ' if s.epsilon and not s.hmc else 'by maximum likelihood with short chains that live on in a pool. ') +
+    first = dict(attention='one with attention between particles', mlp='a perceptron with spectral norm')[s.net]
+    return (f'Two energy-based models, {first} and a DeepSet, were trained on {len(d.train):,} background jets ' + (f'by maximum likelihood with chains of {s.steps} cold Langevin steps of size {s.step:g} with noise {s.epsilon:g}, {100*s.fresh:g} % of them begun anew each time. ' if s.epsilon and not s.hmc else 'by maximum likelihood with short chains that live on in a pool. ') +
         f'Each jet is its leading {s.particles} constituents. ' + tagging.format(classes, f'{min(len(d.test)//2, s.generate):,} jets sampled from each, against real ones') + f' {d.note}{early}')
