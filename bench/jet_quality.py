@@ -44,7 +44,10 @@ def once(train, test, net, seed, updates=None, **kw):
 def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in COUNTED) + ' | ' + ' | '.join(f'{q[k]:.3f}' if k in q else '' for k in ('AUC top','AUC W','AUC H','FPD')) + (f' | {q["CPU s"]:.0f} |' if 'CPU s' in q else ' | |')
 HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | FPD | CPU s |\n|' + '---|'*11
 
-def plain(E, step, metric=1.): return langevin(E, .005*metric)  # a fixed step: without acceptance there is nothing that could steer it
+def plain(E, step, metric=1.):
+    "Langevin at a fixed step: without acceptance there is nothing that could steer it"
+    kernel = langevin(E, .005*metric)
+    return lambda s: kernel(s)
 
 def ablations(train, test):
     "The recipe with one choice taken back at a time"
