@@ -221,7 +221,7 @@ def _image_panels(jets):
 def _training_panels(run, models):
     logs = {m: read_log(run.out/'training'/m) for m in models}
     yield scene(*[curve(np.c_[history(log, '_accuracy')], PALETTE[i], label=MODELS[m]) for i,(m,log) in enumerate(logs.items()) if m!='longer'], xlabel='step', ylabel='accuracy', title='training jets, while trained')
-    yield scene(*[curve(np.c_[history(logs['joint'], k)], PALETTE[i], label=label) for i,(k,label) in enumerate({'_data': 'data', '_samples': 'samples'}.items())], xlabel='step', ylabel='energy', title=f'{MODELS["joint"]}: mean energy')
+    yield scene(*[curve(np.c_[history(logs['joint'], k)], PALETTE[i+3], label=label) for i,(k,label) in enumerate({'_data': 'data', '_samples': 'samples'}.items())], xlabel='step', ylabel='energy', title=f'{MODELS["joint"]}: mean energy')
 
 # %% ../../nbs/studies/73_joint.ipynb #12f6b933
 def _fits(s):

@@ -168,8 +168,8 @@ def panel(
 def _div(fig, name): return f'<div class="plot" id="{name}"></div><script type="application/json">{fig.to_json().replace("<", chr(92)+"u003c")}</script>'
 
 def _legend(scenes):
-    "label -> colour of all marks"
-    return {m['label']: m['color'] for s in scenes for m in s['marks'] if m.get('label')}
+    "label -> colour of all marks, and whether they are dashed"
+    return {m['label']: (m['color'], m.get('dash', False)) for s in scenes for m in s['marks'] if m.get('label')}
 
 # %% ../../nbs/studies/70_studies.ipynb #3481381f
 def _png(path, scenes):
@@ -182,7 +182,7 @@ def _png(path, scenes):
     for ax,s in zip(axes, scenes):
         View(lambda: s).still(ax)
         if ax.get_legend(): ax.get_legend().remove()
-    if names := _legend(scenes): fig.legend([Line2D([], [], color=c) for c in names.values()], [*names], loc='outside upper center', ncols=min(len(names), 2*cols), frameon=False, fontsize=8)
+    if names := _legend(scenes): fig.legend([Line2D([], [], color=c, ls='--' if dash else '-') for c,dash in names.values()], [*names], loc='outside upper center', ncols=min(len(names), 2*cols), frameon=False, fontsize=8)
     for ax in axes[len(scenes):]: ax.set_axis_off()
     with atomic(path) as tmp: fig.savefig(tmp, format='png')
 
@@ -233,7 +233,8 @@ class Run:
         self.sections[-1] = title, body+fragment
 
 def _figure(body, caption, kind, scenes):
-    legend = ''.join(f'<span><i style="background:{c}"></i>{html.escape(k)}</span> ' for k,c in _legend(scenes).items())
+    swatch = lambda c, dash: f'repeating-linear-gradient(90deg,{c} 0 4px,#fff 4px 6px)' if dash else c
+    legend = ''.join(f'<span><i style="background:{swatch(c, dash)}"></i>{html.escape(k)}</span> ' for k,(c,dash) in _legend(scenes).items())
     return f'<figure><p class="legend">{legend}</p><div class="{kind}">{body}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 # %% ../../nbs/studies/70_studies.ipynb #493645d2
