@@ -198,3 +198,25 @@ def test_walkers_are_drawn_by_weight():
     for _ in range(20): o(E, dict(x=torch.randn(64, 1)))
     x = o.sample(E, dict(x=torch.zeros(4000, 1)))[0]['x']
     assert abs(x.var()-1)<.1 and abs(x.mean())<.08
+
+class Stop:
+    "A view that breaks off a training"
+    def __init__(self, after): self.left = after
+    def update(self, **frame):
+        self.left -= 1
+        if not self.left: raise KeyboardInterrupt
+
+@pytest.mark.parametrize('kw', [dict(net='mlp'), dict(net='mlp', ema=None, kl=True), dict(net='deepset', hmc=True, step=.05), dict(width=8, heads=2, frame='axis', warm=0, step=.1, epsilon=.005, fresh=.1)], ids=['mlp','mlp-kl','hmc','cold'])
+def test_jets_resume(kw, tmp_path):
+    "Broken off in the warm start or later and begun again, a jet energy ends with the same weights and chains; begun once more, it stays as it is"
+    from hepebm.core.training import Watch
+    from hepebm.data.samples import sample
+    from hepebm.ebm.jets import jet_ebm
+    jets = sample('jets', 'train')[:4000]
+    jets = jets[jets.label==0][:150]
+    train = lambda out, **more: jet_ebm(jets, **{**dict(updates=7, warm=3, pool=32, size=16, steps=3, last=2, width=16, bar=None, checkpoint_every=1), **kw, **more}, out=tmp_path/out)
+    whole = train('whole').state_dict()
+    for after in (2, 6):
+        with pytest.raises(KeyboardInterrupt): train(f'part{after}', callbacks=[Watch(Stop(after), lambda run: {}, every=1)])
+        for _ in range(2):
+            for k,v in train(f'part{after}').state_dict().items(): assert torch.equal(v, whole[k]), k
