@@ -130,7 +130,7 @@ def test_own_file(tmp_path):
     a = concat([toy_jets(200, 1, seed=1), toy_jets(50, 3, seed=2)])
     write_jets(tmp_path/'a.h5', a)
     d = jet_data(tmp_path/'a.h5', seed=2)
-    assert [len(d.train), len(d.valid), len(d.test)]==[140, 20, 40] and {k: len(v) for k,v in d.signals.items()}=={'class 2': 50}
+    assert [len(d.train), len(d.valid), len(d.test)]==[140, 20, 40] and {k: len(v) for k,v in d.signals.items()}=={'class 2': 45} and {k: len(v) for k,v in d.held.items()}=={'class 2': 5}
     keys = [set(v.p4[:,0,1].tolist()) for v in (d.train, d.valid, d.test)]
     assert sum(map(len, keys))==len(set.union(*keys))==200
     write_jets(tmp_path/'b.h5', a.assign(label=a.label+1))

@@ -449,6 +449,7 @@ def sample_jets(
     mask, pt = (rows[k].repeat(len(rounds), *[1]*(rows[k].ndim-1))[:n] for k in ('mask','pt'))
     return E.jets(torch.cat(rounds)[:n], mask, pt)
 
+# %% ../../nbs/ebm/35_jets.ipynb #1917492e
 def _check_wanted(E, n, pt, mask, which):
     if n<1: raise ValueError(f'n={n}: expected 1 jet or more')
     if odd := which.keys()-inspect.signature(E.kept).parameters.keys(): raise ValueError(f'a {type(E).__name__} knows no {", ".join(sorted(odd))}: classes y are those of a joint model')
@@ -468,6 +469,7 @@ def _of_size(want, chains, have, g):
         out[i] = near[torch.arange(len(i), device=i.device)%len(near)]
     return out
 
+# %% ../../nbs/ebm/35_jets.ipynb #3c78c727
 def noise_jets(
     E:JetEnergy,
     n,           # Jets

@@ -633,6 +633,7 @@ def _enough_chains(s):
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
     if s['generate']>s['pool']: raise ValueError(f'generate={s["generate"]}: expected at most pool={s["pool"]}, as every generated jet needs a chain of its own: raise pool, or lower generate')
 
+# %% ../../nbs/studies/70_studies.ipynb #300fdabe
 @study('jet-ebm', _laptop, _enough_chains, smoke=dict(updates=27, deepset_updates=27, warm=18, pool=128, steps=3, width=16, depth=1, heads=2, deepset_width=16, last=5, train=600, test=300, generate=120, sample_steps=10, movie_steps=20, long=40, frames=5, bootstrap=20),
     paper=_published)
 def jet_ebm_study(
@@ -674,6 +675,7 @@ def jet_ebm_study(
     _chains(run, models[main], real)
     _mixing(run, models[main])
 
+# %% ../../nbs/studies/70_studies.ipynb #33b28767
 def _story(run, d, seen):
     "What was done, in words"
     classes, s = ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items()), run.set
