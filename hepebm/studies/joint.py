@@ -19,7 +19,7 @@ from ..core.views import PALETTE, curve, points, raster, scene
 from ..data.jets import DataError, check_jets
 from ..data.public import read_events
 from ..data.samples import JETS, SPLITS, sample
-from ..ebm.jets import PUBLISHED, sample_jets, spectra_of
+from ..ebm.jets import PUBLISHED, _check, _choices, sample_jets, spectra_of
 from ..ebm.joint import joint_jets
 from ..ebm.samplers import generator
 from .studies import UNITS, _edges, _energy_panels, _pm, _roc_panels, _user_jets, jet_image, steps, study
@@ -78,7 +78,7 @@ MODELS = dict(joint='EBM-CLF', plain='classifier', longer='classifier, longer')
 def _train(run, d, name, weight, times=1):
     "A trained model, kept with the scores of its control sample"
     s = run.set
-    own = {k: s[k] for k in 'warm size steps step pool fresh width depth heads particles frame lr reg last'.split()} | {k: s[k] or None for k in 'epsilon hidden decay ema'.split()}
+    own = {k: s[k] for k in 'warm size steps step pool fresh width depth heads particles frame lr reg last kl hmc repel through'.split()} | {k: s[k] or None for k in 'epsilon hidden decay ema'.split()} | dict(scaler=None if s.scaler=='none' else s.scaler)
     own |= dict(epochs=s.epochs*times) if s.epochs else dict(updates=s.updates*times)
     judged = dict(valid=d.valid[:1000], signals={s.strange: d.held}) if weight else {}
     E = joint_jets(d.train, weight, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], betas=(s.beta1, s.beta2), gradient_clip_val=s.clip, log_every_n_steps=10, **own, **judged, **run.trainer)
@@ -132,7 +132,7 @@ def _classification(run, d, names, looks):
         rows[m] = {k: _short(v) for k,v in got.items()}
         for k,v in got.items(): run.metric(f'{k.replace(" ", "/")}/{m}', v.value, (v.high-v.low)/2)
     run.table('tagging', pd.DataFrame(rows).T, f'{len(d.test):,} test jets, as many of each class: accuracy, AUC of each class against the rest, expected calibration error (which chance can only raise: its interval is mirrored and may lie below it) and log loss, with 68 % bootstrap intervals.', show=True)
-    share = {f'{m}: {k}': dict(zip(names, o.known.prob[d.test.label==i].argmax(1).bincount(minlength=len(names)).double()/(d.test.label==i).sum())) for m,o in looks.items() for i,k in enumerate(names)}
+    share = {f'{m}: {k}': dict(zip(names, o.known.prob[d.test.label==i].argmax(1).bincount(minlength=len(names)).double().div((d.test.label==i).sum()).tolist())) for m,o in looks.items() for i,k in enumerate(names)}
     run.table('confusion', pd.DataFrame(share).T, 'Shares of the jets of a class (rows) that are called so (columns).')
 
 # %% ../../nbs/studies/73_joint.ipynb #ec318ed7
@@ -230,16 +230,16 @@ def _fits(s):
     names = s['classes'].split(',')
     if len(names)<2 or not all([*names, s['strange']]): raise ValueError(f'classes={s["classes"]}, strange={s["strange"]}: expected two classes or more to learn, as QCD,top,W, and one that is not learned')
     if len({*names, s['strange']})<=len(names): raise ValueError(f'classes={s["classes"]}, strange={s["strange"]}: a class stands there twice')
-    if s['frame'] not in ('prong','axis','lab'): raise ValueError(f"frame={s['frame']}: expected prong, axis or lab")
+    _choices('attention', None, s['frame'], None if s['scaler']=='none' else s['scaler'], None)
     if not s['weight']: raise ValueError('weight=0: that is the plain classifier, which is trained in any case')
     if bool(s['updates'])==bool(s['epochs']): raise ValueError(f'updates={s["updates"]}, epochs={s["epochs"]}: one of them decides how long is trained, the other is 0')
     if s['frame']=='prong' and s['hidden']: raise ValueError(f'hidden={s["hidden"]}: in the prong frame a block is twice as wide inside; leave it out')
     if s['frame']!='prong' and s['warm']: raise ValueError(f'warm={s["warm"]}: noise contrast needs independent particles, which belong to the prong frame; set warm=0')
     if s['keep'] not in ('last','best'): raise ValueError(f'keep={s["keep"]}: expected last or best')
     if s['width']%s['heads']: raise ValueError(f'heads={s["heads"]} does not divide width={s["width"]}')
-    if s['particles']<2 or s['test']<20 or s['train']<20: raise ValueError(f'particles={s["particles"]}, test={s["test"]}, train={s["train"]}: expected at least 2, 20 and 20')
-    if not (s['beta1']<1 and s['beta2']<1): raise ValueError(f'beta1={s["beta1"]:g}, beta2={s["beta2"]:g}: both are below 1')
-_laptop = dict(classes='QCD,top,W', strange='H', weight=.03, longer=20, updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., pool=512, fresh=0., frame='prong', width=32, depth=1, heads=4, hidden=0, particles=40,
+    if s['test']<20 or s['train']<20: raise ValueError(f'test={s["test"]}, train={s["train"]}: expected at least 20 and 20')
+    _check([0], 'attention', (s['beta1'], s['beta2']), **{k: s[k] for k in 'size steps step fresh pool lr reg kl hmc repel through last epsilon warm particles'.split()}, **{k: s[k] or None for k in ('decay','ema','epochs','updates')})
+_laptop = dict(classes='QCD,top,W', strange='H', weight=.03, longer=20, updates=300, epochs=0, warm=300, size=64, steps=10, step=.01, epsilon=0., pool=512, fresh=0., frame='prong', scaler='none', width=32, depth=1, heads=4, hidden=0, particles=40, kl=0., hmc=0., repel=0., through=1,
     lr=7e-4, decay=0., reg=1.5e-2, beta1=.5, beta2=.99, clip=1., last=20, ema=.98, keep='last', train=1000, test=800, generate=128, sample_steps=1000, bootstrap=100)
 _paper = {k: v for k,v in PUBLISHED.items() if k in _laptop} | dict(weight=1., updates=0, ema=0., beta1=PUBLISHED['betas'][0], beta2=PUBLISHED['betas'][1], clip=PUBLISHED['gradient_clip_val'], longer=1, train=350_000, test=10_000, generate=5000, sample_steps=128, keep='best')
 
