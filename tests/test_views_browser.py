@@ -278,7 +278,7 @@ def test_jet_maker_in_jupyter(tmp_path):
 
 CUT = '''
 import numpy as np
-from hepebm.ebm.anomaly import CutView
+from hepebm.core.independence import CutView
 r = np.random.default_rng(0)
 mass = r.gamma(4, 30, 2000)
 v = CutView(dict(QCD=mass/100+r.normal(0, .3, 2000), top=2+r.normal(0, .3, 500)), mass)

@@ -12,6 +12,7 @@ __all__ = ['ROC', 'roc', 'auc', 'rejection', 'sic', 'Interval', 'bootstrap', 'js
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/core/03_metrics.ipynb #92db7e9c
 def _np(x):
@@ -349,6 +350,11 @@ def c2st(
 # %% ../../nbs/core/03_metrics.ipynb #3187b397
 def _distances(x, i, chunk): return torch.cdist(x[i:i+chunk], x, compute_mode='donot_use_mm_for_euclid_dist') if x.shape[1]>1 else (x[i:i+chunk]-x.T).abs()
 
+def _moments_of_rows(a, b, w, i, chunk):
+    "Sums over some rows of the distance matrices, which are gone afterwards and made anew for a gradient"
+    d,e = _distances(a,i,chunk),_distances(b,i,chunk)
+    return torch.stack([d@w, e@w], 1), w[i:i+chunk] @ torch.stack([(d*e)@w, (d*d)@w, (e*e)@w], 1)
+
 def dcor2(
     a:Tensor,           # (N,) or (N, D)
     b:Tensor,           # (N,) or (N, E)
@@ -363,10 +369,11 @@ def dcor2(
     if unbiased and weight is not None: raise ValueError('U-centring is defined without weights only')
     w = torch.ones_like(a[:,0]) if weight is None else weight.to(a)*n/weight.sum()
     rows,sums = [],0
+    graph = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     for i in range(0, n, chunk):
-        d,e = _distances(a,i,chunk),_distances(b,i,chunk)
-        rows.append(torch.stack([d@w, e@w], 1))
-        sums = sums + w[i:i+chunk] @ torch.stack([(d*e)@w, (d*d)@w, (e*e)@w], 1)
+        row,part = checkpoint(_moments_of_rows, a, b, w, i, chunk, use_reentrant=False) if graph else _moments_of_rows(a, b, w, i, chunk)
+        rows.append(row)
+        sums = sums + part
     r = torch.cat(rows)
     cross = w @ torch.stack([r[:,0]*r[:,1], r[:,0]**2, r[:,1]**2], 1)
     t = w@r

@@ -18,7 +18,7 @@ from ..core.views import Bars, JetView, PALETTE, Row, View, curve, export_animat
 from ..data.kinematics import jet, ptetaphim, relative
 from .energies import given, temper
 from .jets import JetEnergy
-from .playground import Live, _amount, _pick
+from ..core.live import Live, _amount, _pick
 from .samplers import generator, hmc, langevin, mala, start, temperature_of
 
 # %% ../../nbs/ebm/38_jet_maker.ipynb #ea8ff807

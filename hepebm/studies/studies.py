@@ -20,6 +20,7 @@ import numpy as np, torch
 from fastcore.basics import AttrDict
 from .. import __version__
 from ..core.arrays import Arrays, atomic, save
+from ..core.independence import auc_at_flat_mass, auc_in_windows, independence, standardised
 from ..core.metrics import evaluate, fpd, kpd, roc, spectra
 from ..core.training import history, load_model, read_log, save_model
 from ..core.views import PALETTE, View, bars, curve, points, raster, scene, slider
@@ -28,7 +29,7 @@ from ..data.jets import DataError, check_jets
 from ..data.kinematics import ptetaphim, relative
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import JETS, SPLITS, sample
-from ..ebm.anomaly import auc_at_flat_mass, auc_in_windows, independence, scores as all_scores, standardised
+from ..ebm.anomaly import scores as all_scores
 from ..ebm.jets import PAPER, PUBLISHED, _check, _choices, jet_ebm, mixing, noise_jets, published_noise, sample_jets, sampling_frames, spectra_of
 from ..ebm.energies import temper
 from ..ebm.samplers import hmc, mala, temperature_of
@@ -546,7 +547,7 @@ def _image_panels(real, generated):
         yield scene(raster(z, 1.), xlabel='Δη', ylabel='Δφ', title=title, equal=True)
 
 # %% ../../nbs/studies/70_studies.ipynb #e176b684
-def _mass(run, scores, seen):
+def _mass(run, scores, seen, main):
     "What the scores owe to the jet mass: tables and the mass of the background that passes a cut"
     import pandas as pd
     (c,mass),*others = ((c, o['mass']) for c,o in seen.items())
@@ -559,8 +560,8 @@ def _mass(run, scores, seen):
         run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50'])
         panels.append(scene(steps(mass, e, color='#888888', label='all'), steps(mass[s>=np.quantile(s, .5)], e, color=PALETTE[0], label='stranger half'), x=(e[0], e[-1]), xlabel='mass [GeV]', ylabel='density', title=method))
     run.table('mass', pd.DataFrame(rows).T, 'What the scores owe to the mass: distance correlation on the background; how far cuts change its mass spectrum (JSD in nat, in brackets what chance alone would do); AUC with both classes weighted to a flat mass.')
-    windows = {k: auc_in_windows(scores[LABELS[run.set.net]][c], mass, scores[LABELS[run.set.net]][k], m, edges[::3], **kw) for k,m in others}
-    if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {LABELS[run.set.net]} in windows of the mass [GeV], with counts and 68 % intervals.')
+    windows = {k: auc_in_windows(scores[main][c], mass, scores[main][k], m, edges[::3], **kw) for k,m in others}
+    if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {main} in windows of the mass [GeV], with counts and 68 % intervals.')
     run.figure('sculpting', 'Background mass before and after a cut at 50 % efficiency: a score that knows the mass carves it.', *panels)
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
@@ -666,7 +667,7 @@ def jet_ebm_study(
     run.text('Anomaly detection', 'High scores are strange.')
     run.figure('energies', 'Scores of background and signals for each method.', *_energy_panels(scores))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; dashed is a coin.', *_roc_panels(scores))
-    _mass(run, scores, seen)
+    _mass(run, scores, seen, name)
     n = len(generated[name])
     run.text('Generation', f'{n:,} chains from noise, {run.set.sample_steps} cold steps each, as they were trained.' if models[main].cold else f'{n:,} of the {len(models[main].pool):,} chains that training left behind, after {run.set.sample_steps} more steps: one jet for each of the {n:,} chains.')
     run.figure('spectra', 'Spectra of generated and real test jets.', *_spectra_panels(spectra_, run.set.frame))
