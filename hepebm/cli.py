@@ -54,7 +54,7 @@ def run(
     resume:bool=True,         # Start anew in the folder
 ):
     "Run a study, or go on with one that was interrupted: the same command again"
-    from hepebm.studies import joint, toys  # they register their studies
+    from hepebm.studies import joint, toys, vae  # they register their studies
     from hepebm.studies.studies import run_study
     if bad := [s for s in set if '=' not in s]: raise ValueError(f'--set {bad[0]}: expected key=value')
     run_study(study, data, preset, out, seed, dict(s.split('=', 1) for s in set), resume, device, devices, precision, jobs)
@@ -62,7 +62,7 @@ def run(
 def listing():
     "Studies with their presets and settings, and the public sets that can be downloaded"
     from hepebm.data.public import REGISTRY
-    from hepebm.studies import joint, toys  # they register their studies
+    from hepebm.studies import joint, toys, vae  # they register their studies
     from hepebm.studies.studies import STUDIES
     for s in STUDIES.values():
         print(f'{s.name}: {s.what}\n  presets {", ".join(s.presets)}; settings {", ".join(s.presets["laptop"])}')
@@ -146,7 +146,7 @@ def score(
     file:str,  # Events
     *, o:str,  # Where to: .parquet or .csv
 ):
-    "Energy of each event, and its p-value under the background hypothesis"
+    "Energy of each event (of an autoencoder its bound), and the p-value under the background hypothesis"
     import pandas as pd
     from hepebm.core.arrays import atomic, load
     from hepebm.data.jets import DataError
@@ -157,7 +157,7 @@ def score(
     a = _jets(file)
     try: s = E.score(a).double().numpy()
     except DataError as e: raise DataError(f'{file}: {e}') from e
-    t = pd.DataFrame(dict(energy=s, p_value=p_value(s, load(control).score.double().numpy())))
+    t = pd.DataFrame(dict(**{'score' if type(E).__name__=='JetVAE' else 'energy': s}, p_value=p_value(s, load(control).score.double().numpy())))
     with atomic(o) as tmp: t.to_parquet(tmp) if o.endswith('.parquet') else t.to_csv(tmp, index=False)
     print(f'{len(t):,} events in {o}: median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %')
 
@@ -165,21 +165,23 @@ def sample(
     model:str,      # A run's folder, or that of its model
     *, n:int,       # Jets
     o:str,          # Where to: .h5 or .parquet
-    steps:int=128,  # Of each chain
+    steps:int=128,  # Of each chain, of a model that has chains
     pt:float=None,  # Of all jets [GeV], with all their particles; of random training jets if left out
     label:int=None, # Class, of a model that knows classes
     seed:int=0,     # Same seed, same jets
 ):
-    "Sample jets from a trained energy"
+    "Sample jets from a trained model"
     from hepebm.data.jets import write_jets
     from hepebm.ebm.jets import sample_jets
     _writable(o, '.h5 .hdf5 .parquet')
     if n<1: raise ValueError(f'-n counts jets, got {n}')
     if steps<0: raise ValueError(f'--steps {steps}: expected 0 or more')
     E,_ = _model(model)
+    from hepebm.vae.vae import JetVAE, sample as decode
+    if own := isinstance(E, JetVAE) and [k for k,v in dict(pt=pt, label=label).items() if v is not None]: raise ValueError(f'--{own[0]}: an autoencoder decodes random codes, with multiplicity and pt of random training jets; leave it out')
     classes = E.settings.get('classes', 0)
     if label is not None and not 0<=label<classes: raise ValueError(f'--label {label}: ' + (f'this model knows the classes 0 to {classes-1}' if classes else 'this model knows no classes'))
-    write_jets(o, sample_jets(E, n, steps=steps, seed=seed, pt=pt, **({} if label is None else dict(y=label))))
+    write_jets(o, decode(E, n, seed) if isinstance(E, JetVAE) else sample_jets(E, n, steps=steps, seed=seed, pt=pt, **({} if label is None else dict(y=label))))
     print(f'{n:,} jets in {o}')
 
 # %% ../nbs/80_cli.ipynb #1d91b0b6

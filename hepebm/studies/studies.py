@@ -441,7 +441,7 @@ def _anomalies(run, scores):
             short.setdefault(method, {})[c] = f'{r.auc:.3f} [{r.low:.3f}, {r.high:.3f}]'
             run.metric(f'auc/{c}/{method}', r.auc, (r.high-r.low)/2)
     if not short: return
-    run.table('auc', pd.DataFrame(short).T, 'AUC against background test jets, with 68 % bootstrap intervals. "independent particles" is the density that the networks correct, without them.', show=True)
+    run.table('auc', pd.DataFrame(short).T, 'AUC against background test jets, with 68 % bootstrap intervals.' + ' "independent particles" is the density that the networks correct, without them.'*('independent particles' in scores), show=True)
     run.table('tagging', pd.DataFrame(full).T, 'The same with background rejection at 30 and 50 % signal efficiency, the largest significance improvement, and the number of signal jets.')
 
 # %% ../../nbs/studies/70_studies.ipynb #0e97de2c

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.arrays import Arrays, Scaler
 from ..core.training import Random, Task, _rank, adam, fit, generator, record, save_model
 from ..data.jets import align
-from ..data.kinematics import jet, ptetaphim
+from ..data.kinematics import delta_r, jet, ptetaphim
 from ..nn.sets import Block, SetTransformer, mlp
 
 # %% ../../nbs/vae/40_vae.ipynb #17042d11
@@ -232,6 +232,7 @@ def sample(
     seed=0,
     beta=None,   # As published; with it the decoder's noise is added, of variance `standard_beta`; without it, as is usual, none
     z=None,      # Codes (n, latent) instead of random ones
+    reach=1.6,   # A particle farther from the jet's axis than this is none of its
 )->Arrays:       # `p4` (n, particles, 4) [GeV], `mask`, `jet_pt`
     "Jets decoded from the prior, with multiplicity and pt of random training jets"
     g = generator(seed, model.pts.device, 'jets')
@@ -240,7 +241,9 @@ def sample(
     mask = torch.arange(model.particles, device=model.pts.device) < model.counts[i][:,None]
     with torch.no_grad(): x = model.decode(z, mask)
     if beta is not None: x = x+standard_beta(beta, model)**.5*torch.randn(x.shape, generator=g, device=x.device, dtype=x.dtype)
-    return model.jets(x, mask, model.pts[i])
+    a = model.jets(x, mask, model.pts[i])
+    near = a.mask & (delta_r(a.p4, jet(a.p4, a.mask)[:,None]) < reach)
+    return a.assign(p4=torch.where(near[...,None], a.p4, 0), mask=near)
 
 # %% ../../nbs/vae/40_vae.ipynb #815b2cf5
 def jet_vae(
