@@ -313,6 +313,53 @@ def test_cut_in_jupyter(tmp_path):
         drag(mass, .3, .7)
         assert cut()==later
 
+LAB = '''
+from hepebm.data.samples import JETS, sample
+from hepebm.vae.latent import LatentView
+from hepebm.vae.tagger_lab import TaggerLab
+from hepebm.vae.vae import jet_vae
+jets, valid = sample('jets', 'train'), sample('jets', 'valid')
+qcd = jets[jets.label==0]
+view = LatentView(jet_vae(qcd[:1000], epochs=2, bar=None), {k: valid[valid.label==i] for i,k in enumerate(JETS)})
+view
+---
+lab = TaggerLab(qcd[:2000], valid[valid.label==0][:500], dict(top=valid[valid.label==1]))
+lab
+---
+print('z', view.views['plane'].frame['z'], 'beta', lab.beta, 'update', lab.update)
+'''
+
+def test_autoencoders_in_jupyter(tmp_path):
+    "A point is dragged in the plane of codes, and a training goes on under sliders"
+    with opened(tmp_path, LAB) as page:
+        run(page, 0); run(page, 1)
+        canvases = page.locator('canvas.hepebm-view')
+        until(page, lambda: canvases.count()==4, 180)
+        plane, jet, scores = (canvases.nth(i) for i in range(3))
+        page.wait_for_timeout(1000)
+        def said():
+            run(page, 2); page.wait_for_timeout(2000)
+            return ' '.join(output(page, 2))
+        before, box = frames(jet), plane.bounding_box()
+        at = lambda u, v: (box['x']+box['width']*u, box['y']+box['height']*v)
+        page.mouse.move(*at(.5, .5)); page.mouse.down()
+        for k in range(1, 6): page.mouse.move(*at(.5+.05*k, .5-.04*k)); page.wait_for_timeout(150)
+        page.mouse.up()
+        until(page, lambda: frames(jet) > before, 20)
+        assert re.search(r'z \(([1-9]|0\.[1-9])', said())
+        seen = frames(scores)
+        page.locator('button.jupyter-button', has_text='start').click()
+        until(page, lambda: frames(scores) > seen+3, 60)
+        page.locator('.widget-slider').nth(0).locator('.noUi-handle').focus()
+        for _ in range(20): page.keyboard.press('ArrowRight'); page.wait_for_timeout(20)
+        until(page, lambda: float(re.search(r'beta ([\d.]+)', said())[1]) > .2, 20)
+        page.locator('button.jupyter-button', has_text='stop').click()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(tmp_path/'vae.png'))
+        n = frames(scores)
+        page.wait_for_timeout(1500)
+        assert frames(scores)==n and int(re.search(r'update (\d+)', said())[1]) > 10
+
 RERUN = '''
 from hepebm.ebm.playground import *
 all_of_them = []
