@@ -156,7 +156,7 @@ def vae_study(
     run.text('Codes', 'What the numbers of the code say.')
     t = code_table(models['beta'].cpu(), d.test)
     run.table('codes', t.round(3), 'Rank correlation of the numbers of the code with observables of background test jets, most used first; nat is the mean divergence of each.')
-    run.figure('codes', 'The same as a picture: rows are numbers of the code, most used below; columns the observables.', scene(raster(t.drop(columns='nat').abs().to_numpy(), 1.), xlabel=', '.join(t.columns[:-1]), ylabel='code'))
+    run.figure('codes', 'The same as a picture: rows are numbers of the code, most used below; columns the observables.', scene(raster(t.drop(columns='nat').abs().to_numpy(), ((0, len(t.columns)-1), (0, len(t)))), xlabel=', '.join(t.columns[:-1]), ylabel='numbers of the code'))
     run.text('Generation', 'Jets decoded from random codes.')
     run.figure('spectra', 'Spectra of jets from the prior and of real test jets.', *_spectra_panels(made))
 
