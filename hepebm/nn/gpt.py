@@ -12,8 +12,8 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-import torch
-import torch.nn.functional as F
+import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.training import generator, register
 from .sets import Attention, mlp
@@ -185,58 +185,68 @@ class GPT(nn.Module):
         row[list(c.special)] = torch.arange(len(c.special))
         self.register_buffer('row', row if c.features else None, persistent=False)
 
-    def _enter(self, tokens, label, features, masked, at):
-        "Sum of what is known of each position: (..., width)"
-        for what,given,wanted,n in ('label',label,self.kind,'classes'), ('features',features,self.inputs,'features'):
-            if (given is None) != (wanted is None): raise ValueError(f'this network was made with {n}={getattr(self.config, n)}, and {"got no" if given is None else "cannot use"} {what}')
-        if self.inputs is None: h = self.embed(tokens)
-        else:
-            row = self.row[tokens][...,None]
-            h = torch.where(row >= 0, self.embed(row[...,0].clamp(min=0)), self.inputs(torch.where(row >= 0, 0, features)))
-        if masked is not None:
-            if self.hole is None: raise ValueError('this network has no vector for hidden positions: make it with masking=True')
-            h = torch.where(masked[...,None], self.hole, h)
-        if self.place is not None: h = h + self.place(at)
-        return h if label is None else h + self.kind(label)[(slice(None),)+(None,)*(h.ndim-2)]
-    def _angles(self, at): return None if self.cos is None else (self.cos[at], self.sin[at])
+# %% ../../nbs/nn/21_gpt.ipynb #dbef6512
+@patch
+def _enter(self:GPT, tokens, label, features, masked, at):
+    "Sum of what is known of each position: (..., width)"
+    for what,given,wanted,n in ('label',label,self.kind,'classes'), ('features',features,self.inputs,'features'):
+        if (given is None) != (wanted is None): raise ValueError(f'this network was made with {n}={getattr(self.config, n)}, and {"got no" if given is None else "cannot use"} {what}')
+    if self.inputs is None: h = self.embed(tokens)
+    else:
+        row = self.row[tokens][...,None]
+        h = torch.where(row >= 0, self.embed(row[...,0].clamp(min=0)), self.inputs(torch.where(row >= 0, 0, features)))
+    if masked is not None:
+        if self.hole is None: raise ValueError('this network has no vector for hidden positions: make it with masking=True')
+        h = torch.where(masked[...,None], self.hole, h)
+    if self.place is not None: h = h + self.place(at)
+    return h if label is None else h + self.kind(label)[(slice(None),)+(None,)*(h.ndim-2)]
 
-    def hidden(self,
-        tokens:Tensor,         # Ids (B, T)
-        mask:Tensor=None,      # (B, T), True on what may be looked at; padding behind a causal sequence needs none
-        label:Tensor=None,     # (B,), with `classes`
-        features:Tensor=None,  # (B, T, features)
-        causal=True,           # Or may all look at all?
-        masked:Tensor=None,    # (B, T), True on particles to hide, with `masking`
-    )->Tensor:                 # (B, T, width); meaningless on padding
-        "What the blocks make of each position"
-        T = tokens.shape[1]
-        if T > self.config.length: raise ValueError(f'sequences of {T} ids: this network reads length={self.config.length}')
-        at = torch.arange(T, device=tokens.device)
-        h, allowed, turn = self._enter(tokens, label, features, masked, at), _allowed(mask, causal, T), self._angles(at)
-        for block in self.blocks: h = block(h, partial(block.attention, allowed=allowed, causal=causal, turn=turn))
-        return self.norm(h)
+@patch
+def _angles(self:GPT, at): return None if self.cos is None else (self.cos[at], self.sin[at])
 
-    def forward(self, tokens:Tensor, label:Tensor=None, features:Tensor=None)->Tensor:
-        "Logits (B, T, vocab) of the id that follows each position; arguments as in `hidden`"
-        return self.head(self.hidden(tokens, None, label, features))
+# %% ../../nbs/nn/21_gpt.ipynb #dc4c351e
+@patch
+def hidden(self:GPT,
+    tokens:Tensor,         # Ids (B, T)
+    mask:Tensor=None,      # (B, T), True on what may be looked at; padding behind a causal sequence needs none
+    label:Tensor=None,     # (B,), with `classes`
+    features:Tensor=None,  # (B, T, features)
+    causal=True,           # Or may all look at all?
+    masked:Tensor=None,    # (B, T), True on particles to hide, with `masking`
+)->Tensor:                 # (B, T, width); meaningless on padding
+    "What the blocks make of each position"
+    T = tokens.shape[1]
+    if T > self.config.length: raise ValueError(f'sequences of {T} ids: this network reads length={self.config.length}')
+    at = torch.arange(T, device=tokens.device)
+    h, allowed, turn = self._enter(tokens, label, features, masked, at), _allowed(mask, causal, T), self._angles(at)
+    for block in self.blocks: h = block(h, partial(block.attention, allowed=allowed, causal=causal, turn=turn))
+    return self.norm(h)
 
-    def cache(self, rows, length=None):
-        "An empty `Cache` on the device of the weights"
-        w = self.head.weight
-        return Cache(self.config, rows, w.device, w.dtype, length)
-    def step(self,
-        tokens:Tensor,        # One id a row (B,)
-        cache:Cache,          # Of what the rows have read, with which it moves on
-        label:Tensor=None,    # (B,)
-        features:Tensor=None, # (B, features)
-    )->Tensor:                # Logits (B, vocab)
-        "Read one more id of each row"
-        cache.open()
-        h, turn = self._enter(tokens, label, features, None, cache.at), self._angles(cache.at)
-        if turn: turn = [t[:,None] for t in turn]
-        for i,block in enumerate(self.blocks): h = block(h, partial(block.attention.step, cache=cache, layer=i, turn=turn))
-        cache.close()
-        return self.head(self.norm(h))
+@patch
+def forward(self:GPT, tokens:Tensor, label:Tensor=None, features:Tensor=None)->Tensor:
+    "Logits (B, T, vocab) of the id that follows each position; arguments as in `hidden`"
+    return self.head(self.hidden(tokens, None, label, features))
+
+# %% ../../nbs/nn/21_gpt.ipynb #97c89435
+@patch
+def cache(self:GPT, rows, length=None):
+    "An empty `Cache` on the device of the weights"
+    w = self.head.weight
+    return Cache(self.config, rows, w.device, w.dtype, length)
+@patch
+def step(self:GPT,
+    tokens:Tensor,        # One id a row (B,)
+    cache:Cache,          # Of what the rows have read, with which it moves on
+    label:Tensor=None,    # (B,)
+    features:Tensor=None, # (B, features)
+)->Tensor:                # Logits (B, vocab)
+    "Read one more id of each row"
+    cache.open()
+    h, turn = self._enter(tokens, label, features, None, cache.at), self._angles(cache.at)
+    if turn: turn = [t[:,None] for t in turn]
+    for i,block in enumerate(self.blocks): h = block(h, partial(block.attention.step, cache=cache, layer=i, turn=turn))
+    cache.close()
+    return self.head(self.norm(h))
 
 # %% ../../nbs/nn/21_gpt.ipynb #e314bd1e
 @contextmanager
