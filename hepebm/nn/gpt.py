@@ -174,13 +174,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(_Block(c) for _ in range(c.depth))
         self.norm = nn.LayerNorm(c.width) if c.norm=='pre' else nn.Identity()
         self.head = nn.Linear(c.width, c.vocab)
-        self._tables(c)
+        self._table(c)
 
-    def _tables(self, c):
-        "What follows from the settings: rotary angles, and the row of each id that is read as such"
-        n = c.width//c.heads//2
-        turn = torch.arange(c.length, dtype=torch.float64)[:,None]*1e-4**(torch.arange(n, dtype=torch.float64)/max(n, 1))
-        for k in ('cos','sin'): self.register_buffer(k, getattr(torch, k)(turn).to(torch.get_default_dtype()) if c.positions=='rotary' else None, persistent=False)
+    def _table(self, c):
+        "The row of each id that is read as such"
         row = torch.full((c.vocab,), -1)
         row[list(c.special)] = torch.arange(len(c.special))
         self.register_buffer('row', row if c.features else None, persistent=False)
@@ -202,7 +199,12 @@ def _enter(self:GPT, tokens, label, features, masked, at):
     return h if label is None else h + self.kind(label)[(slice(None),)+(None,)*(h.ndim-2)]
 
 @patch
-def _angles(self:GPT, at): return None if self.cos is None else (self.cos[at], self.sin[at])
+def _angles(self:GPT, at):
+    "Cosines and sines by which positions turn pairs, from angles in double precision"
+    if self.config.positions!='rotary': return None
+    w, n = self.head.weight, self.config.width//self.config.heads//2
+    turn = at.double()[:,None]*1e-4**(torch.arange(n, device=at.device, dtype=torch.float64)/n)
+    return turn.cos().to(w), turn.sin().to(w)
 
 # %% ../../nbs/nn/21_gpt.ipynb #dc4c351e
 @patch
@@ -376,9 +378,11 @@ class _Slots:
         return len(ended)
 
 # %% ../../nbs/nn/21_gpt.ipynb #dca9fee1
+def _every(device): "Steps between two looks at what has ended"; return 1 if device.type=='cpu' else 8
+
 def _cached(gpt, prompt, batch, length, stop, label, features_of, rules, title):
     "Ids (n, length+1), -1 where nothing was written"
-    s, every, step = _Slots(gpt, prompt, batch, length, stop), 1 if prompt.device.type=='cpu' else 8, 0
+    s, every, step = _Slots(gpt, prompt, batch, length, stop), _every(prompt.device), 0
     with _bar(title, len(prompt)) as bar:
         while len(s.row) and length > 1:
             logits = gpt.step(s.tokens, s.cache, None if label is None else label[s.row], None if features_of is None else features_of(s.tokens))
@@ -406,6 +410,13 @@ def _bar(title, n):
     return tqdm(total=n, desc=title, unit='jet', disable=title is None or bool(os.environ.get('IN_TEST')))
 
 # %% ../../nbs/nn/21_gpt.ipynb #d055ad9b
+def _each(label, rows):
+    "A label for each row"
+    if label is None: return None
+    label = torch.as_tensor(label, device=rows.device)
+    if label.numel() != 1 and label.shape != (len(rows),): raise ValueError(f'label is a number, or one for each of {len(rows)} rows; got shape {tuple(label.shape)}')
+    return label.expand(len(rows))
+
 def _run(gpt, prompt, batch, length, stop, pad, label, features_of, rules, title=None, how=_cached):
     c = gpt.config
     length, pad = length or c.length, c.vocab-1 if pad is None else pad
@@ -413,7 +424,8 @@ def _run(gpt, prompt, batch, length, stop, pad, label, features_of, rules, title
     if batch < 1: raise ValueError(f'batch={batch} has to be at least 1')
     dev = gpt.head.weight.device
     prompt = prompt.to(dev)
-    if label is not None: label = torch.as_tensor(label, device=dev).expand(len(prompt))
+    if len(prompt) and not 0 <= prompt.min() <= prompt.max() < c.vocab: raise ValueError(f'a prompt of ids from {int(prompt.min())} to {int(prompt.max())}: this network knows 0 to {c.vocab-1}')
+    label = _each(label, prompt)
     with _quiet(gpt): out = how(gpt, prompt, batch, length, stop, label, features_of, rules, title)[:,:-1]
     n = int((out >= 0).any(0).sum())
     return torch.where(out < 0, pad, out)[:,:n].clone()
@@ -475,7 +487,7 @@ def log_prob(
     "Log probability of each row given its first id"
     if temperature<=0: raise ValueError(f'temperature={temperature} has to be positive')
     counts = _counted(tokens, pad, stop)
-    if label is not None: label = torch.as_tensor(label, device=tokens.device).expand(len(tokens))
+    label = _each(label, tokens)
     never, rows = _never(forbidden, gpt.config.vocab, tokens.device), max(1, chunk//max(tokens.shape[1], 1))
     out = gpt.head.weight.new_zeros(len(tokens))
     with _quiet(gpt):
