@@ -44,13 +44,13 @@ class Quantizer(nn.Module):
         mask:Tensor=None, # (...), True on particles; `None`: all are
     )->Quantized:
         if z.shape[-1]!=self.dim: raise ValueError(f'latents have {z.shape[-1]} numbers, this quantiser is for {self.dim}')
-        if mask is None: mask = torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        if mask is None: mask = z.new_ones(z.shape[:-1], dtype=torch.bool)
         if mask.shape!=z.shape[:-1] or mask.dtype!=torch.bool: raise ValueError(f'mask {tuple(mask.shape)} of {mask.dtype}: expected bool of shape {tuple(z.shape[:-1])}, True on particles')
-        v = z[mask]
-        q,i,terms = self.assign(v.to(torch.promote_types(v.dtype, torch.float32)))
+        flat, real = z.reshape(-1, self.dim), mask.flatten().nonzero()[:,0]
+        q,i,terms = self.assign(flat.index_select(0, real).to(torch.promote_types(z.dtype, torch.float32)))
         loss = z.new_zeros(()) if terms is None else _particle_mean(terms, len(mask) if mask.ndim else 1, self.training)
-        indices = torch.full(mask.shape, -1, device=z.device)
-        return Quantized(torch.zeros_like(z).index_put((mask,), q.to(z.dtype)), indices.index_put((mask,), i), loss)
+        indices = torch.full((len(flat),), -1, device=z.device).index_copy(0, real, i)
+        return Quantized(torch.zeros_like(flat).index_copy(0, real, q.to(z.dtype)).view(z.shape), indices.view(mask.shape), loss)
     def decode(self,
         indices:Tensor, # (...), -1 in padding
     )->Tensor:          # (..., D), zero in padding
