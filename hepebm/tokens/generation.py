@@ -112,17 +112,24 @@ def sentences(self:JetGPT, a:Arrays, chunk=256)->Arrays:
     return s.assign(**{k: s[k][:,:n+1] for k in ('tokens','mask','x') if k in s})
 
 @patch
-def log_prob(self:JetGPT, a, chunk=128)->Tensor:
-    "Log-likelihood of jets, (N,) [nat]"
-    s, home = self.sentences(a), next(self.gpt.parameters()).device
-    out = []
-    for k in range(0, len(s), chunk):
-        b = s[k:k+chunk].to(home)
-        out.append(log_prob_of(self.gpt, b.tokens, pad=self.words.pad, stop=self.words.stop, forbidden=[self.words.start, self.words.pad], **_given(self.gpt, b, slice(None))).cpu())
-    return torch.cat(out)
+def log_prob(self:JetGPT,
+    a,          # Jets, or `Tokens`
+    label=None, # Class, or one a jet, given which; `None`: `a.label`. For a network that knows classes
+    chunk=128,  # Jets at a time
+)->Tensor:      # (N,) [nat]
+    "Log-likelihood of jets"
+    s, w, home = self.sentences(a), self.words, next(self.gpt.parameters()).device
+    if label is not None: s = s.assign(label=torch.as_tensor(label).expand(len(s)))
+    def one(b): return log_prob_of(self.gpt, b.tokens, pad=w.pad, stop=w.stop, forbidden=[w.start, w.pad], **_given(self.gpt, b, slice(None))).cpu()
+    return torch.cat([one(s[k:k+chunk].to(home)) for k in range(0, len(s), chunk)])
 
 @patch
-def score(self:JetGPT, a)->Tensor: "How surprising jets are, (N,) [nat]: high is strange"; return -self.log_prob(a)
+def score(self:JetGPT,
+    a,       # Jets, or `Tokens`
+    label=0, # Class given which, for a network that knows classes: the background
+)->Tensor:   # (N,) [nat], high is strange
+    "How surprising jets are"
+    return -self.log_prob(a, label if self.gpt.config.classes else None)
 
 # %% ../../nbs/tokens/52_generation.ipynb #c242c801
 def jet_gpt(
@@ -148,6 +155,7 @@ def jet_gpt(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         gpt = GPT(GPTConfig(Words(tok.codes).size, tok.particles+1, width, depth, heads, classes=classes, features=3*bool(hybrid), **kw))
+    _begin_at_codes(gpt, tok, seed)
     model = JetGPT(gpt, tok)
     if hybrid: model.table.copy_(_looks(model, train))
     rows = model.sentences(train)
@@ -156,6 +164,16 @@ def jet_gpt(
     fit(task, Buckets(rows), None if valid is None else Buckets(model.sentences(valid)), epochs=epochs, size=size, out=out, seed=seed, bar=bar, **{'gradient_clip_val': 5., **(trainer or {})})
     if out: save_model(f'{out}/model', model)
     return model.eval()
+
+def _begin_at_codes(gpt, tok, seed):
+    "Words whose codes are neighbours begin with like vectors: random waves over the space of codes"
+    with torch.no_grad():
+        c = tok.quantizer.decode(torch.arange(tok.codes, device=next(tok.buffers()).device))
+        c = (c-c.mean(0))/c.std(0).clamp(min=1e-6)
+        g, W = generator(seed, name='waves'), gpt.config.width
+        waves = 2**.5*(c.cpu()@(2*torch.randn(c.shape[1], W, generator=g)) + 2*torch.pi*torch.rand(W, generator=g)).cos()
+        if not gpt.config.features: gpt.embed.weight[1:tok.codes+1] = waves
+        gpt.head.weight[1:tok.codes+1] = waves*gpt.head.weight.std()
 
 def _looks(model, a):
     "Mean features of the particles of each word"
