@@ -127,8 +127,8 @@ class Panel:
 # %% ../../nbs/core/05_live.ipynb #3608a93f
 @patch
 def obey(self:Panel, change):
-    "Set what differs from the controls"
-    news = {} if self.showing else {k: f.value for k,f in self.fields.items() if f.value != getattr(self.p, self.names[k])}
+    "Set what was moved; other controls may differ from what there is, as a slider that does not reach it"
+    news = {} if self.showing else {k: f.value for k,f in self.fields.items() if f is change['owner'] and f.value != getattr(self.p, self.names[k])}
     if news: self.p.set(**news)
 
 @patch

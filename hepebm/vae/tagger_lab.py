@@ -35,8 +35,8 @@ class TaggerLab(Live):
     ):
         with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); self.model = JetVAE(**own).fit(train, seed)
         self.rows, self.looked = self.model.inputs(train), {k: self.model.inputs(a) for k,a in {'background': known, **signals}.items()}
-        self.beta, self.lam, self.update = float(beta), float(lam), 0
-        self.bound = elbo(self.beta, seed=seed)
+        self.lam, self.update, self.bound = float(lam), 0, elbo(beta, seed=seed)
+        self._follow(float(beta))
         self.objective = disco(self.bound, lam=self.lam)
         self.steps = updates(Task(self.model, self.objective, adam(1e-3)), self.rows, size, seed)
         self.view = CutView(self.scores(), self.looked['background'].mass, 'log10 of the bound')
@@ -44,9 +44,15 @@ class TaggerLab(Live):
 
 # %% ../../nbs/vae/44_tagger_lab.ipynb #ba77679e
 @patch
+def _follow(self:TaggerLab, beta):
+    "Beta of the loss, and of the score that is shown and shall not know the mass"
+    self.beta = self.bound.beta = beta
+    self.model.beta.fill_(beta)
+
+@patch
 def scores(self:TaggerLab)->dict:
     "Logarithms of the bounds by class"
-    with torch.no_grad(): return {k: elbo_score(self.model, r, self.beta).log10().numpy() for k,r in self.looked.items()}
+    with torch.no_grad(): return {k: elbo_score(self.model, r).log10().numpy() for k,r in self.looked.items()}
 
 @patch
 def train(self:TaggerLab,
@@ -78,8 +84,9 @@ def set(self:TaggerLab, **values):
     "Change `beta` or `lam`, also while it works"
     if unknown := values.keys()-{'beta','lam'}: raise ValueError(f'no setting {min(unknown)!r}; there are beta and lam')
     values = {k: v if k=='lam' and v==0 else _amount(k, v) for k,v in values.items()}
-    for k,v in values.items(): setattr(self, k, v)
-    self.bound.beta, self.objective.lam, self.message = self.beta, self.lam, ''
+    self.lam = self.objective.lam = values.get('lam', self.lam)
+    self._follow(values.get('beta', self.beta))
+    self.message = ''
     if self.panel: self.panel.show(); self.say()
 
 # %% ../../nbs/vae/44_tagger_lab.ipynb #65becfd5
