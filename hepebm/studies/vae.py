@@ -48,15 +48,13 @@ def _schedule(kind, updates):
     "Update -> factor on beta: the published kinds"
     return {'none': None, 'linear': cyclic(updates/3, cycles=1, rise=1.), 'cyclic': cyclic(updates/3, cycles=3, rise=.4), 'two-step': cyclic(updates/3, cycles=2, rise=.5)}[kind]
 
-def _score(run, m, a): return SCORES[run.set.score](m, a) if run.set.score!='bound' else elbo_score(m, a, run.set.beta)
-
 def _train(run, d, name, models):
     "A trained autoencoder, kept with the scores of its control sample"
     s, epochs, size = run.set, run.set.disco_epochs if name=='disco' else run.set.epochs, run.set.disco_size if name=='disco' else run.set.size
     updates = epochs*-(-len(d.train)//size)
     bound = elbo(s.beta, schedule=_schedule(s.anneal, updates), free=s.free, seed=run.seed)
     late = cyclic(updates*s.ramp, cycles=1, rise=1.) if s.ramp else None
-    make = dict(beta=lambda m: bound, disco=lambda m: disco(bound, lambda m, b: _score(run, m, b), lam=s.disco, unbiased=s.unbiased, schedule=late),
+    make = dict(beta=lambda m: bound, disco=lambda m: disco(bound, SCORES[s.score], lam=s.disco, unbiased=s.unbiased, schedule=late),
         oe=lambda m: outlier_exposure(bound, (o := m.inputs(d.outliers)), kind=s.kind, lam=s.exposure, margin=s.margin, weight=mass_weights(o.mass, m.inputs(d.train).mass) if s.matched else None, schedule=late, seed=run.seed))[name]
     own = {} if s.pretrained and name!='beta' else dict(particles=s.particles, latent=s.latent, encoder=s.encoder, aligned=s.aligned, scale_pt=s.scale_pt, scaler=None if s.scaler=='none' else s.scaler)
     m = jet_vae(d.train, make, beta=s.beta, epochs=epochs, size=size, lr=s.lr, decay=s.decay, valid=d.valid if name=='beta' else None, start=models['beta'] if s.pretrained and name!='beta' else None, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], log_every_n_steps=10, **own, **run.trainer)
@@ -75,9 +73,9 @@ def _scores(run, d, models):
     jets = {k: a[:run.set.test] for k,a in jets.items()}
     seen = {k: spectra_of(a, run.set.particles) | dict(mass=models['beta'].inputs(a).mass.cpu().numpy()) for k,a in jets.items()}
     with torch.no_grad():
-        got = {MODELS[k]: {c: _score(run, m, a).cpu().numpy() for c,a in jets.items()} for k,m in models.items()}
+        got = {MODELS[k]: {c: SCORES[run.set.score](m, a).cpu().numpy() for c,a in jets.items()} for k,m in models.items()}
         m = models['beta']
-        others = {f'VAE, {k}': f for k,f in SCORES.items() if k!=run.set.score} | {'VAE, momenta [GeV]': lambda m, a: reconstruction_score(m, a, gev=True), 'VAE, likelihood': lambda m, a: -log_likelihood(m, a, run.set.beta, run.set.codes, run.seed)}
+        others = {f'VAE, {k}': f for k,f in SCORES.items() if k!=run.set.score} | {'VAE, momenta [GeV]': lambda m, a: reconstruction_score(m, a, gev=True), 'VAE, likelihood': lambda m, a: -log_likelihood(m, a, k=run.set.codes, seed=run.seed)}
         got |= {name: {c: f(m, a).cpu().numpy() for c,a in jets.items()} for name,f in others.items()}
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     return got | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(spectra_of(jets[c], run.set.particles))) for c in jets}}, seen
@@ -113,7 +111,7 @@ def _fits(s):
     def one(k, known):
         if s[k] not in known: raise ValueError(f'{k}={s[k]}: expected {" or ".join(known)}')
     one('encoder', ('mlp','lstm','attention')), one('scaler', ('robust','standard','none')), one('anneal', ('none','linear','cyclic','two-step')), one('score', [*SCORES]), one('kind', KINDS)
-    if s['test']<20 or s['train']<50 or s['particles']<1 or s['latent']<1: raise ValueError(f'test={s["test"]}, train={s["train"]}, particles={s["particles"]}, latent={s["latent"]}: expected at least 20, 50, 1 and 1')
+    if s['test']<20 or s['train']<50 or s['particles']<1 or s['latent']<2: raise ValueError(f'test={s["test"]}, train={s["train"]}, particles={s["particles"]}, latent={s["latent"]}: expected at least 20, 50, 1 and 2')
     if s['disco_size']<20: raise ValueError(f'disco_size={s["disco_size"]}: a distance correlation needs larger batches')
     if not (s['beta']>0 and s['lr']>0 and s['disco']>=0 and s['exposure']>=0 and 0<=s['ramp']<=1): raise ValueError(f'beta={s["beta"]}, lr={s["lr"]}, disco={s["disco"]}, exposure={s["exposure"]}, ramp={s["ramp"]}: expected above 0 (beta, lr), 0 or more, and ramp a share of the updates')
 

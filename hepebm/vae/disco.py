@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from ..core.metrics import dcor2
 from ..core.training import record
-from .vae import elbo_score
+from .vae import _checked, elbo_score
 
 # %% ../../nbs/vae/41_disco.ipynb #e89bb993
 @record
@@ -20,20 +20,23 @@ class disco(nn.Module):
     "An objective, and the distance correlation of a score with something it shall not depend on"
     def __init__(self,
         objective,        # `(model, batch) -> dict`
-        score=elbo_score, # `(model, batch) -> (N,)`
+        score=elbo_score, # `(model, batch) -> (N,)`; the bound with the model's own beta
         against='mass',   # Name in the batch
         lam=100.,         # Weight
         unbiased=True,    # U-centred, or as published?
         weight=None,      # Name of weights in the batch, as those of a flat mass; for the published estimator
         schedule=None,    # Update -> factor on lam
+        least=20,         # A smaller batch goes without the term
     ):
         super().__init__()
+        _checked(lam=lam)
         if weight and unbiased: raise ValueError('weights go with the published estimator: unbiased=False')
-        self.objective, self.score, self.against, self.lam, self.unbiased, self.weight, self.schedule, self.t = objective, score, against, lam, unbiased, weight, schedule, 0
+        self.objective, self.score, self.against, self.lam, self.unbiased, self.weight, self.schedule, self.least, self.t = objective, score, against, lam, unbiased, weight, schedule, max(4, least), 0
     def get_extra_state(self): return self.t
     def set_extra_state(self, state): self.t = state
     def forward(self, model, batch)->dict:
-        d = dcor2(self.score(model, batch), batch[self.against].to(batch['x']), batch[self.weight].to(batch['x']) if self.weight else None, self.unbiased)
+        few = len(batch['x'])<self.least
+        d = batch['x'].new_zeros(()) if few else dcor2(self.score(model, batch), batch[self.against].to(batch['x']), batch[self.weight].to(batch['x']) if self.weight else None, self.unbiased)
         factor = self.schedule(self.t) if self.schedule else 1.
         self.t += self.training
         return self.objective(model, batch) | dict(disco=self.lam*factor*d, _dcor=d.detach())

@@ -9,6 +9,7 @@ __all__ = ['codes', 'used', 'code_table', 'LatentView', 'interpolate']
 
 # %% ../../nbs/vae/43_latent.ipynb #ad048a38
 import numpy as np, torch
+from scipy.stats import rankdata
 from torch import Tensor
 from ..core.arrays import Arrays
 from ..core.views import PALETTE, JetView, Row, View, points, scene
@@ -37,11 +38,10 @@ def code_table(
     a:Arrays,    # Jets
     names='pt mass n girth tau21 tau32'.split(),
 ):               # Table: a row for each number of the code, most used first
-    "Rank correlation of each number of the code with observables of the jet, and its divergence"
+    "Rank correlation (Spearman's) of each number of the code with observables of the jet, and its divergence"
     import pandas as pd
     z, o, kl = codes(model, a).cpu().numpy(), observables(a.p4, a.mask, R=1.), used(model, a).cpu().numpy()
-    ranks = lambda v: np.asarray(v, dtype=float).argsort().argsort()
-    t = pd.DataFrame({k: [np.corrcoef(ranks(z[:,i]), ranks(o[k]))[0,1] for i in range(z.shape[1])] for k in names}).assign(nat=kl)
+    t = pd.DataFrame({k: [np.corrcoef(rankdata(z[:,i]), rankdata(o[k]))[0,1] for i in range(z.shape[1])] for k in names}).assign(nat=kl)
     return t.sort_values('nat', ascending=False)
 
 # %% ../../nbs/vae/43_latent.ipynb #68d6460f
@@ -54,6 +54,8 @@ class LatentView(Row):
         n=300,            # Jets of a class that are drawn
         size=(380,380),   # Of either picture in pixels
     ):
+        if model.latent<2: raise ValueError('a code of one number has no plane: train with latent=2 or more')
+        if not jets: raise ValueError('no jets: give {class: jets}')
         super().__init__(dict(plane=View(self._plane), jet=JetView(size=size)))
         first = next(iter(jets.values()))
         self.model, self.dims, self.size = model, tuple(dims or used(model, first).argsort(descending=True)[:2].tolist()), size

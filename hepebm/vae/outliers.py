@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from ..core.training import Random, record
-from .vae import kl_score, reconstruction_score
+from .vae import _checked, kl_score, reconstruction_score
 
 # %% ../../nbs/vae/42_outliers.ipynb #7ae7e509
 KINDS = 'mse-sigmoid mse-margin kl kl-each'.split()
@@ -34,6 +34,7 @@ class outlier_exposure(nn.Module):
         super().__init__()
         if kind not in KINDS: raise ValueError(f'kind is one of {", ".join(KINDS)}, not {kind!r}')
         if not len(outliers): raise ValueError('there are no outliers')
+        _checked(lam=lam)
         self.objective, self.score, self.outliers, self.lam, self.margin, self.kind, self.schedule, self.t, self.random = objective, score or _scores(kind), outliers, lam, margin, kind, schedule, 0, Random(seed, 'outliers')
         self.weight = None if weight is None else torch.as_tensor(weight).float()
         if weight is not None and len(weight)!=len(outliers): raise ValueError(f'{len(weight)} weights for {len(outliers)} outliers')
@@ -42,8 +43,8 @@ class outlier_exposure(nn.Module):
     def draw(self, n, device):
         "Random outliers"
         g = self.random.on(device)
-        self.outliers = self.outliers.to(device)
-        return self.outliers[torch.randint(len(self.outliers), (n,), generator=g, device=device) if self.weight is None else torch.multinomial(self.weight.to(device), n, True, generator=g)]
+        self.outliers, self.weight = self.outliers.to(device), None if self.weight is None else self.weight.to(device)
+        return self.outliers[torch.randint(len(self.outliers), (n,), generator=g, device=device) if self.weight is None else torch.multinomial(self.weight, n, True, generator=g)]
     def forward(self, model, batch)->dict:
         s, o = (self.score(model, b) for b in (batch, self.draw(len(batch['x']), batch['x'].device)))
         each = -torch.sigmoid(o-s) if self.kind=='mse-sigmoid' else F.relu(s-o+self.margin)

@@ -10,12 +10,13 @@ __all__ = ['JetVAE', 'standard_beta', 'elbo', 'reconstruction_score', 'kl_score'
 
 # %% ../../nbs/vae/40_vae.ipynb #59fa8733
 import copy, inspect, math
+from numbers import Real
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.arrays import Arrays, Scaler
 from ..core.training import Random, Task, _rank, adam, fit, generator, record, save_model
-from ..data.jets import align
+from ..data.jets import DataError, align
 from ..data.kinematics import delta_r, jet, ptetaphim
 from ..nn.sets import Block, SetTransformer, mlp
 
@@ -29,6 +30,11 @@ class _Recurrent(nn.Module):
         h,_ = self.second(self.first(x)[0])
         last = (mask.sum(1)-1).clamp(min=0)
         return self.head(h[torch.arange(len(x), device=x.device),last])
+
+class _Set(nn.Module):
+    "Encoder (N, P, 4) -> (N, out) by attention between particles, each with its slot"
+    def __init__(self, particles, width, depth, heads, out): super().__init__(); self.net = SetTransformer(4+particles, width, depth, heads, out=out)
+    def forward(self, x, mask): return self.net(torch.cat([x, torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)], -1), mask)
 
 class _Unrolled(nn.Module):
     "Decoder (N, latent) -> (N, P, 4) that reads the code at every step"
@@ -57,7 +63,7 @@ def _pair(encoder, particles, latent, hidden, width, depth, heads):
     D = 4*particles
     if encoder=='mlp': return _Flat(D, *hidden, 2*latent), _Flat(latent, *hidden[::-1], D)
     if encoder=='lstm': return _Recurrent(width, 10, 2*latent), _Unrolled(latent, width, particles)
-    if encoder=='attention': return SetTransformer(4, width, depth, heads, out=2*latent), _Slots(latent, width, depth, heads, particles)
+    if encoder=='attention': return _Set(particles, width, depth, heads, 2*latent), _Slots(latent, width, depth, heads, particles)
     raise ValueError(f"encoder is 'mlp', 'lstm' or 'attention', not {encoder!r}")
 
 # %% ../../nbs/vae/40_vae.ipynb #5d614a6e
@@ -78,11 +84,12 @@ class JetVAE(nn.Module):
         jets=4096,            # Pairs of multiplicity and pt that are kept, for generation
     ):
         super().__init__()
+        if particles<1 or latent<1: raise ValueError(f'particles={particles}, latent={latent}: expected 1 or more of each')
         self.particles, self.latent, self.aligned, self.scale_pt = particles, latent, aligned, scale_pt
         self.encoder, self.decoder = _pair(encoder, particles, latent, hidden, width, depth, heads)
         self.scaler = scaler and Scaler(scaler)
         for k in ('counts','pts'): self.register_buffer(k, torch.ones(jets))
-        self.register_buffer('beta', torch.tensor(.1))
+        self.register_buffer('beta', torch.tensor(.1))  # of the scores, as published
 
     def encode(self, x:Tensor, mask:Tensor):
         "Mean and log variance of q(z|x), each (N, latent), of `x` (N, P, 4) and `mask` from `inputs`"
@@ -95,6 +102,7 @@ class JetVAE(nn.Module):
 # %% ../../nbs/vae/40_vae.ipynb #79c45835
 @patch
 def _raw(self:JetVAE, a):
+    if (bad := (a.mask[...,None] & ~a.p4.isfinite()).flatten(1).any(1)).any(): raise DataError(f'jet {int(bad.nonzero()[0])} has a particle whose four-vector is not finite: remove it first')
     total = ptetaphim(jet(a.p4, a.mask))
     b = align(a) if self.aligned else a
     pt = ptetaphim(torch.where(a.mask[...,None], a.p4, 0)).pt
@@ -104,11 +112,17 @@ def _raw(self:JetVAE, a):
     x = torch.where(mask[...,None], pick(b.p4), 0)
     return Arrays(x=x/total.pt[:,None,None] if self.scale_pt else x, mask=mask, mass=total.m, pt=total.pt)
 
+def _scales(kind, x, mask, least=20):
+    "Centre and scale of the numbers of each slot, from its particles; of a slot with fewer than `least` those of the one before"
+    slots = []
+    for v,m in zip(x.unbind(1), mask.unbind(1)): slots.append(slots[-1] if slots and m.sum()<least else Scaler(kind).fit(v, m))
+    return (torch.cat([getattr(s, k) for s in slots]) for k in ('center','scale'))
+
 @patch
 def fit(self:JetVAE, a:Arrays, seed=0):
     "Take scales, and pairs of multiplicity and pt, from training jets with `p4` and `mask`: self"
     f = self._raw(a)
-    if self.scaler: self.scaler.fit(f.x.flatten(1))
+    if self.scaler: self.scaler.center, self.scaler.scale = (v.to(self.pts.device) for v in _scales(self.scaler.kind, f.x, f.mask))
     i = torch.randint(len(a), self.counts.shape, generator=generator(seed, name='pairs'))
     self.counts.copy_(f.mask.sum(1)[i]); self.pts.copy_(f.pt[i])
     return self
@@ -122,11 +136,12 @@ def inputs(self:JetVAE, a:Arrays)->Arrays:
 
 @patch
 def jets(self:JetVAE, x:Tensor, mask:Tensor, pt:Tensor)->Arrays:
-    "Massless four-vectors `p4` (N, particles, 4) [GeV], zero where padded, `mask` and `jet_pt`, of scaled `x` and jet pts (which count with `scale_pt` alone)"
+    "Massless four-vectors `p4` (N, particles, 4) [GeV], zero where padded, `mask` and their own `jet_pt`, of scaled `x` and the pts of whole jets (which count with `scale_pt` alone)"
     x = self.scaler.inverse(x.flatten(1)).reshape(x.shape) if self.scaler else x
     p = (x*pt[:,None,None] if self.scale_pt else x)[...,1:]
-    p4 = torch.cat([torch.linalg.vector_norm(p, dim=-1, keepdim=True), p], -1)
-    return Arrays(p4=torch.where(mask[...,None], p4, 0), mask=mask, jet_pt=pt)
+    return _with_pt(torch.cat([torch.linalg.vector_norm(p, dim=-1, keepdim=True), p], -1), mask)
+
+def _with_pt(p4, mask): return Arrays(p4=torch.where(mask[...,None], p4, 0), mask=mask, jet_pt=ptetaphim(jet(p4, mask)).pt)
 
 # %% ../../nbs/vae/40_vae.ipynb #b3f05c87
 def _parts(model, rows, z=None):
@@ -134,6 +149,11 @@ def _parts(model, rows, z=None):
     mu,log_var = model.encode(rows['x'], rows['mask'])
     x = model.decode(mu if z is None else z(mu, log_var), rows['mask'])
     return (x-rows['x']).square().flatten(1).sum(1), (mu**2+log_var.exp()-1-log_var)/2
+
+def _checked(**numbers):
+    "Raise an error unless these are numbers from 0 on"
+    for k,v in numbers.items():
+        if not isinstance(v, Real) or not 0<=v<math.inf: raise ValueError(f'{k} is a number from 0 on, not {v!r}')
 
 def standard_beta(
     beta,  # Published
@@ -153,6 +173,7 @@ class elbo(nn.Module):
         seed=0,         # Of the codes
     ):
         super().__init__()
+        _checked(beta=beta, free=free)
         self.beta, self.standard, self.schedule, self.free, self.t, self.random = beta, standard, schedule, free, 0, Random(seed, 'codes')
     def get_extra_state(self): return self.t
     def set_extra_state(self, state): self.t = state
@@ -178,7 +199,7 @@ def reconstruction_score(
     rows = _rows(model, a)
     if not gev: return _parts(model, rows)[0]/(4*model.particles)
     p,q = (model.jets(x, rows['mask'], rows['pt']).p4[...,1:] for x in (rows['x'], model(rows['x'], rows['mask'])))
-    return ((p-q).square().flatten(1).sum(1)/rows['mask'].sum(1)).sqrt()
+    return ((p-q).square().flatten(1).sum(1)/rows['mask'].sum(1).clamp(min=1)).sqrt()
 
 def kl_score(
     model,          # `JetVAE`
@@ -191,35 +212,37 @@ def kl_score(
 
 def elbo_score(
     model,   # `JetVAE`
-    a,       # Jets, or rows from `inputs`
-    beta=.1, # As published
-)->Tensor:   # (N,)
+    a,         # Jets, or rows from `inputs`
+    beta=None, # As published; `None`: that of the model's training
+)->Tensor:     # (N,)
     "Published loss of a jet at its mean code"
     error,kl = _parts(model, _rows(model, a))
-    return error/(4*model.particles) + beta*kl.mean(1)
+    return error/(4*model.particles) + (model.beta if beta is None else beta)*kl.mean(1)
 
 @patch
 def score(self:JetVAE, a:Arrays, size=1000)->Tensor:
     "`elbo_score` (N,) of jets with the beta of training, `size` at a time: high is strange"
-    with torch.no_grad(): return torch.cat([elbo_score(self, b, self.beta.item()) for b in self.inputs(a).batches(size)] or [self.pts[:0]])
+    with torch.no_grad(): return torch.cat([elbo_score(self, b) for b in self.inputs(a).batches(size)] or [self.pts[:0]])
 
 def log_likelihood(
-    model,   # `JetVAE`
-    a,       # Jets, or rows from `inputs`
-    beta=.1, # As published: the variance of the decoder is `standard_beta(beta, model)`
-    k=64,    # Codes
+    model,     # `JetVAE`
+    a,         # Jets, or rows from `inputs`
+    beta=None, # As published: the variance of the decoder is `standard_beta(beta, model)`; `None`: that of the model's training
+    k=64,      # Codes
     seed=0,
-    size=500,# Jets at a time
-)->Tensor:   # (N,) [nat], of the scaled numbers of particles
+)->Tensor:     # (N,) [nat], of the scaled numbers of particles
     "Importance-weighted bound on log p(x|N): the bound for k=1, the likelihood for many"
-    rows, g, var = _rows(model, a), generator(seed, model.pts.device, 'likelihood'), standard_beta(beta, model)
-    return torch.cat([_weighted(model, r, var, k, g) for r in rows.batches(size)]) if len(rows) else model.pts[:0]
+    rows, g, beta = _rows(model, a), generator(seed, model.pts.device, 'likelihood'), float(model.beta if beta is None else beta)
+    if not (beta>0 and k>=1): raise ValueError(f'beta={beta:g}, k={k}: a likelihood needs a variance above 0, and 1 code or more')
+    with torch.no_grad(): return torch.cat([_weighted(model, r, standard_beta(beta, model), k, g) for r in rows.batches(_AT_ONCE)] or [model.pts[:0]])
+
+_AT_ONCE = 500 # Jets, whose codes are always drawn for all of them, so that the first jets of a sample have the same whatever follows
 
 def _weighted(model, r, var, k, g):
     mu,log_var = model.encode(r.x, r.mask)
     logs = []
     for _ in range(k):
-        e = torch.randn(mu.shape, generator=g, device=mu.device, dtype=mu.dtype)
+        e = torch.randn(_AT_ONCE, model.latent, generator=g, device=mu.device, dtype=mu.dtype)[:len(mu)]
         z = mu+(log_var/2).exp()*e
         error = (model.decode(z, r.mask)-r.x).square().flatten(1).sum(1)
         logs.append(-error/(2*var) + (e**2+log_var-z**2).sum(1)/2)
@@ -232,10 +255,11 @@ def sample(
     seed=0,
     beta=None,   # As published; with it the decoder's noise is added, of variance `standard_beta`; without it, as is usual, none
     z=None,      # Codes (n, latent) instead of random ones
-    reach=1.6,   # A particle farther from the jet's axis than this is none of its
+    reach=1.6,   # A particle farther from the jet's axis than this is none of its; the hardest stays where no other does
 )->Arrays:       # `p4` (n, particles, 4) [GeV], `mask`, `jet_pt`
     "Jets decoded from the prior, with multiplicity and pt of random training jets"
     g = generator(seed, model.pts.device, 'jets')
+    if z is not None and tuple(z.shape)!=(n, model.latent): raise ValueError(f'z has shape {tuple(z.shape)}: expected ({n}, {model.latent})')
     if z is None: z = torch.randn(n, model.latent, generator=g, device=model.pts.device, dtype=model.pts.dtype)
     i = torch.randint(len(model.pts), (len(z),), generator=g, device=model.pts.device)
     mask = torch.arange(model.particles, device=model.pts.device) < model.counts[i][:,None]
@@ -243,13 +267,14 @@ def sample(
     if beta is not None: x = x+standard_beta(beta, model)**.5*torch.randn(x.shape, generator=g, device=x.device, dtype=x.dtype)
     a = model.jets(x, mask, model.pts[i])
     near = a.mask & (delta_r(a.p4, jet(a.p4, a.mask)[:,None]) < reach)
-    return a.assign(p4=torch.where(near[...,None], a.p4, 0), mask=near)
+    hardest = torch.where(a.mask, ptetaphim(a.p4).pt, -1).argmax(1, keepdim=True)
+    return _with_pt(a.p4, near | ~near.any(1, keepdim=True) & a.mask & (torch.arange(model.particles, device=near.device)==hardest))
 
 # %% ../../nbs/vae/40_vae.ipynb #815b2cf5
 def jet_vae(
     train:Arrays,      # Background jets with `p4` and `mask`
-    objective=None,    # `(model, batch) -> dict`, or a function of the model that gives one; `None`: `elbo(beta)`
-    beta=.1,           # As published
+    objective=None,    # `(model, batch) -> dict`, or a function of the model alone that gives one; `None`: `elbo(beta)`
+    beta=None,         # As published, also of the scores; `None`: that of the objective's `elbo`, or .1
     epochs=40,
     size=256,          # Jets in an update
     lr=1e-3,
@@ -265,11 +290,26 @@ def jet_vae(
     if not len(train): raise ValueError('there are no jets to train on')
     own = {k: more.pop(k) for k in inspect.signature(JetVAE).parameters if k in more}
     if start is not None and own: raise ValueError(f'{", ".join(own)}: a model to start from has these already')
+    if unknown := more.keys()-_known(): raise TypeError(f"{min(unknown)}: neither JetVAE nor fit nor Lightning's Trainer has it")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = JetVAE(**own).fit(train, seed) if start is None else copy.deepcopy(start)
+    made, beta = _objective(objective, model, beta, seed)
     model.beta.fill_(beta)
-    made = objective if objective is None or isinstance(objective, nn.Module) else objective(model)
-    fit(Task(model, made or elbo(beta, seed=seed), adam(lr, decay=decay)), model.inputs(train), None if valid is None else model.inputs(valid), epochs=epochs, size=size, seed=seed, out=out, bar=bar, **more)
+    fit(Task(model, made, adam(lr, decay=decay)), model.inputs(train), None if valid is None else model.inputs(valid), epochs=epochs, size=size, seed=seed, out=out, bar=bar, **more)
     if out and not _rank(): save_model(f'{out}/model', model)
     return model
+
+def _known():
+    from lightning.pytorch import Trainer
+    return {*inspect.signature(fit).parameters, *inspect.signature(Trainer).parameters}
+
+def _objective(objective, model, beta, seed):
+    "The objective that is meant, and the beta of its scores"
+    if objective is None: return elbo(.1 if beta is None else beta, seed=seed), .1 if beta is None else beta
+    asked = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in inspect.signature(objective).parameters.values())
+    made = bound = objective if isinstance(objective, nn.Module) or asked>1 else objective(model)
+    while bound is not None and not isinstance(bound, elbo): bound = getattr(bound, 'objective', None)
+    own = beta if bound is None else bound.beta/(standard_beta(1., model) if bound.standard else 1)
+    if beta is not None and not math.isclose(own, beta): raise ValueError(f'beta={beta:g}, but that of the objective is {own:g} as published: leave one of them out')
+    return made, .1 if own is None else own
