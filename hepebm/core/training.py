@@ -61,6 +61,7 @@ def cyclic(
     cycles=None, # After so many it stays at 1: one is a linear rise, two make two steps; `None`: without end
 ):               # Function of the step
     "Rises from 0 to 1 in the first part of each cycle and stays there in the rest (Fu et al., 2019): a schedule for a weight such as a KL term's"
+    if not (period>0 and 0<rise<=1): raise ValueError(f'period={period}, rise={rise}: expected a period above 0, and a share of it in (0, 1]')
     return lambda step: 0. if step < start else 1. if cycles and step >= start+cycles*period else min(1., ((step-start)%period)/(rise*period))
 
 # %% ../../nbs/core/02_training.ipynb #41cac47d
