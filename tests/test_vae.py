@@ -205,10 +205,50 @@ def test_study_options(tmp_path, monkeypatch):
     seen = {}
     def watched(train, make, **kw): seen[kw['bar']] = kw; return jet_vae(train, make, **kw)
     monkeypatch.setattr(study, 'jet_vae', watched)
-    change = dict(pretrained=True, anneal='cyclic', aligned=False, encoder='lstm', train=101, test=150, size=20, disco_size=20, epochs=3, disco_epochs=3, codes=2, generate=40, bootstrap=2)
+    change = dict(pretrained=True, anneal='cyclic', aligned=False, encoder='lstm', train=101, test=40, size=20, disco_size=20, epochs=3, disco_epochs=3, codes=2, generate=40, bootstrap=2)
     out = run_study('vae', preset='smoke', out=tmp_path/'run', change=change)
     assert seen['VAE']['start'] is None and seen['VAE']['encoder']=='lstm' and seen['VAE']['aligned'] is False
     for k in ('DisCo-VAE','OE-VAE'): assert isinstance(seen[k]['start'], JetVAE) and not seen[k]['start'].aligned and 'encoder' not in seen[k]
     betas = read_log(out/'training'/'beta')['_beta']
     betas = betas[betas.isfinite()]
     assert betas.max()-betas.min() > .02 and betas.max() <= .1+1e-6
+    table = (out/'tables'/'windows.csv').read_text()
+    assert all(k in table for k in seen) and 'W (seen)' in table
+
+@pytest.mark.long
+def test_study_as_published(tmp_path):
+    "Steps of the learning rate, schedules of lambda, early ends, weights of a flat mass, the energy mover's distance"
+    from importlib.util import find_spec
+    from hepebm.studies.studies import read_json, run_study
+    change = dict(late='published', anneal='published', flat=True, unbiased=False, disco_drops='1', oe_drops='1 2', patience=1, emd=bool(find_spec('energyflow')), train=100, test=40, size=50, disco_size=50, epochs=3, disco_epochs=3, codes=2, generate=40, bootstrap=2)
+    out = run_study('vae', preset='smoke', out=tmp_path/'run', change=change)
+    log = read_log(out/'training'/'disco')
+    assert 'valid_loss' in log and not log.disco[log.disco.isfinite()].any()  # lambda is 0 in the first ten epochs
+    assert not find_spec('energyflow') or 0 < read_json(out/'metrics.json')['auc/top/VAE, EMD']['value'] < 1
+
+def test_learning_rate_falls():
+    "To a tenth after the epochs that are named: then nothing moves"
+    a = jets(0)
+    states = [jet_vae(a, epochs=e, lr=1e-3, drops=d, size=40, bar=None).state_dict() for e,d in ((2,()), (3,(2,)), (3,(2,)*9), (3,()))]
+    moved = [max((v-w).abs().max().item() for v,w in zip(s.values(), states[0].values())) for s in states]
+    assert moved[2] < 1e-5 < moved[1] < moved[3]/3
+
+def test_early_end():
+    "When the loss of valid jets has not fallen for so long, counted from `settled`"
+    steps = lambda **kw: int(jet_vae(jets(0), epochs=8, lr=1e-12, size=120, valid=jets(0, 50), bar=None, callbacks=[Watch(Seen(seen := []), lambda run: dict(epoch=run.epoch), every=1)], **kw) and len(seen))
+    assert steps()==8 and steps(patience=2) < steps(patience=2, settled=4) < 8
+
+def test_weights_of_a_flat_mass():
+    "Jets that are heavier than nearly all count nothing, and the others as much in every part of the spectrum"
+    import numpy as np
+    from hepebm.studies.vae import _flat
+    a = _flat(sample('jets', 'train')[:3000])
+    mass, w = JetVAE().fit(a).inputs(a).mass, a.weight
+    h = np.histogram(mass, np.linspace(*np.quantile(mass, (.01,.99)), 31), weights=w)[0]
+    np.testing.assert_allclose(h, h.mean(), rtol=1e-3)
+    assert torch.equal(JetVAE().fit(a).inputs(a).weight, w) and not w[mass>mass.quantile(.991)].any()
+
+class Seen:
+    "A view that counts"
+    def __init__(self, seen): self.seen = seen
+    def update(self, **frame): self.seen.append(frame)

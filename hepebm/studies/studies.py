@@ -59,7 +59,7 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
-_optional = 'warm','depth','last','updates','hidden'
+_optional = 'warm','depth','last','updates','hidden','patience'
 
 def _typed(key, value, like):
     "`value` (text from the command line, or not) as the kind of thing that `like` is"
@@ -547,7 +547,14 @@ def _image_panels(real, generated):
         yield scene(raster(z, 1.), xlabel='Δη', ylabel='Δφ', title=title, equal=True)
 
 # %% ../../nbs/studies/70_studies.ipynb #e176b684
-def _mass(run, scores, seen, main):
+def _at_flat_mass(*a, **kw):
+    "AUC at flat mass in words; none where two classes share no bin of the mass"
+    try: return '{auc:.3f} [{low:.3f}, {high:.3f}]'.format(**auc_at_flat_mass(*a, **kw))
+    except ValueError as e:
+        if 'no bin holds' not in str(e): raise
+        return ''
+
+def _mass(run, scores, seen, *mains, shown=()):
     "What the scores owe to the jet mass: tables and the mass of the background that passes a cut"
     import pandas as pd
     (c,mass),*others = ((c, o['mass']) for c,o in seen.items())
@@ -556,13 +563,15 @@ def _mass(run, scores, seen, main):
     for method,by in scores.items():
         s, r = by[c], independence(by[c], mass, seed=run.seed)
         rows[method] = {'dCor²': _pm(r['dcor'], r['dcor_error'])} | {f'JSD, {k} % rejected': f'{r[f"jsd{k}"]:.3f} ({r[f"floor{k}"]:.3f})' for k in (50,90,95,99)}
-        for k,m in others: rows[method][f'AUC {k}, flat mass'] = '{auc:.3f} [{low:.3f}, {high:.3f}]'.format(**auc_at_flat_mass(s, mass, by[k], m, edges, **kw))
-        run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50'])
+        for k,m in others: rows[method][f'AUC {k}{_marked(shown, method, k)}, flat mass'] = _at_flat_mass(s, mass, by[k], m, edges, **kw)
+        run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50']-r['floor50'])
         panels.append(scene(steps(mass, e, color='#888888', label='all'), steps(mass[s>=np.quantile(s, .5)], e, color=PALETTE[0], label='stranger half'), x=(e[0], e[-1]), xlabel='mass [GeV]', ylabel='density', title=method))
     run.table('mass', pd.DataFrame(rows).T, 'What the scores owe to the mass: distance correlation on the background; how far cuts change its mass spectrum (JSD in nat, in brackets what chance alone would do); AUC with both classes weighted to a flat mass.')
-    windows = {k: auc_in_windows(scores[main][c], mass, scores[main][k], m, edges[::3], **kw) for k,m in others}
-    if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {main} in windows of the mass [GeV], with counts and 68 % intervals.')
+    windows = {(method, k+_marked(shown, method, k)): auc_in_windows(scores[method][c], mass, scores[method][k], m, edges[::3], **kw) for method in mains for k,m in others}
+    if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {", ".join(mains)} in windows of the mass [GeV], with counts and 68 % intervals.')
     run.figure('sculpting', 'Background mass before and after a cut at 50 % efficiency: a score that knows the mass carves it.', *panels)
+
+def _marked(shown, method, name): return ' (seen)'*((method, name) in shown)
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
 def _discs(a, cols=3):

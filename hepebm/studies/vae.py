@@ -11,18 +11,18 @@ __all__ = ['MODELS', 'SCORES', 'vae_data', 'vae_study']
 import numpy as np, shutil, torch
 from fastcore.basics import AttrDict
 from ..core.arrays import Arrays, save
-from ..core.independence import independence
+from ..core.independence import flat_mass
 from ..core.metrics import spectra
 from ..core.training import cyclic, history, read_log, save_model
 from ..core.views import PALETTE, curve, raster, scene
-from ..data.jets import DataError
+from ..data.kinematics import jet, ptetaphim
 from ..data.samples import JETS, sample as shipped
 from ..ebm.jets import spectra_of
 from .studies import UNITS, _anomalies, _distances, _edges, _energy_panels, _mass, _matrix, _pm, _roc_panels, jet_data, steps, study
 from ..vae.disco import disco, mass_weights
 from ..vae.latent import code_table
 from ..vae.outliers import KINDS, outlier_exposure
-from ..vae.vae import elbo, elbo_score, jet_vae, kl_score, log_likelihood, reconstruction_score, sample
+from ..vae.vae import elbo, elbo_score, emd_score, jet_vae, kl_score, log_likelihood, reconstruction_score, sample
 
 # %% ../../nbs/studies/74_vae.ipynb #25a6ceff
 def vae_data(
@@ -44,20 +44,38 @@ def vae_data(
 MODELS = dict(beta='VAE', disco='DisCo-VAE', oe='OE-VAE')
 SCORES = dict(bound=elbo_score, reconstruction=reconstruction_score, divergence=kl_score)
 
-def _schedule(kind, updates):
-    "Update -> factor on beta: the published kinds"
-    return {'none': None, 'linear': cyclic(updates/3, cycles=1, rise=1.), 'cyclic': cyclic(updates/3, cycles=3, rise=.4), 'two-step': cyclic(updates/3, cycles=2, rise=.5)}[kind]
+def _annealed(s, name, epochs, updates):
+    "Update -> factor on beta, and the epoch from which it is 1; published: three cycles of 10 epochs, of the VAE alone"
+    shapes = dict(linear=(epochs/3,1,1.), cyclic=(epochs/3,3,.4), published=(10,3,.4)) | {'two-step': (epochs/3,2,.5)}
+    if s.anneal=='none' or s.anneal=='published' and name!='beta': return None, 0
+    period, cycles, rise = shapes[s.anneal]
+    return cyclic(period*updates, cycles=cycles, rise=rise), period*cycles
 
+def _late(s, name, epochs, updates):
+    "The same for lambda: a ramp; published: from epoch 10 on, two cycles of 20 epochs (DisCo) or three of 10 (OE)"
+    period, cycles = (20,2) if name=='disco' else (10,3)
+    if s.late=='published': return cyclic(period*updates, start=10*updates, cycles=cycles), 10+period*cycles
+    return (cyclic(s.ramp*epochs*updates, cycles=1, rise=1.) if s.ramp else None), s.ramp*epochs
+
+def _flat(a):
+    "Background jets with the weights of a flat mass, where nearly all of them are; the others have none"
+    mass = ptetaphim(jet(a.p4, a.mask)).m
+    return a.assign(weight=torch.as_tensor(len(a)*flat_mass(mass, edges=np.linspace(*np.quantile(mass, (.01,.99)), 31), least=2)[0]).float())
+
+def _epochs(text): return [int(e) for e in text.split()]
+
+# %% ../../nbs/studies/74_vae.ipynb #eaaf5f60
 def _train(run, d, name, models):
     "A trained autoencoder, kept with the scores of its control sample"
     s, epochs, size = run.set, run.set.disco_epochs if name=='disco' else run.set.epochs, run.set.disco_size if name=='disco' else run.set.size
-    updates = epochs*-(-len(d.train)//size)
-    bound = elbo(s.beta, schedule=_schedule(s.anneal, updates), free=s.free, seed=run.seed)
-    late = cyclic(updates*s.ramp, cycles=1, rise=1.) if s.ramp else None
-    make = dict(beta=lambda m: bound, disco=lambda m: disco(bound, SCORES[s.score], lam=s.disco, unbiased=s.unbiased, schedule=late),
+    updates = -(-len(d.train)//size)
+    (warm, since), (late, then) = _annealed(s, name, epochs, updates), _late(s, name, epochs, updates) if name!='beta' else (None, 0)
+    train, valid = (_flat(a) if s.flat and name=='disco' else a for a in (d.train, d.valid))
+    bound = elbo(s.beta, schedule=warm, free=s.free, seed=run.seed)
+    make = dict(beta=lambda m: bound, disco=lambda m: disco(bound, SCORES[s.score], lam=s.disco, unbiased=s.unbiased, weight='weight' if s.flat else None, schedule=late),
         oe=lambda m: outlier_exposure(bound, (o := m.inputs(d.outliers)), kind=s.kind, lam=s.exposure, margin=s.margin, weight=mass_weights(o.mass, m.inputs(d.train).mass) if s.matched else None, schedule=late, seed=run.seed))[name]
     own = {} if s.pretrained and name!='beta' else dict(particles=s.particles, latent=s.latent, encoder=s.encoder, aligned=s.aligned, scale_pt=s.scale_pt, scaler=None if s.scaler=='none' else s.scaler)
-    m = jet_vae(d.train, make, beta=s.beta, epochs=epochs, size=size, lr=s.lr, decay=s.decay, valid=d.valid if name=='beta' else None, start=models['beta'] if s.pretrained and name!='beta' else None, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], log_every_n_steps=10, **own, **run.trainer)
+    m = jet_vae(train, make, beta=s.beta, epochs=epochs, size=size, lr=s.lr, decay=s.decay, drops=_epochs(dict(disco=s.disco_drops, oe=s.oe_drops).get(name, '')), valid=valid if name=='beta' or s.patience else None, patience=s.patience or None, settled=max(since, then), start=models['beta'] if s.pretrained and name!='beta' else None, out=run.out/'training'/name, seed=run.seed, bar=MODELS[name], log_every_n_steps=10, **own, **run.trainer)
     if run.rank: return m
     folder = run.out/('model' if name=='beta' else f'model-{name}')
     save_model(folder, m)
@@ -76,6 +94,7 @@ def _scores(run, d, models):
         got = {MODELS[k]: {c: SCORES[run.set.score](m, a).cpu().numpy() for c,a in jets.items()} for k,m in models.items()}
         m = models['beta']
         others = {f'VAE, {k}': f for k,f in SCORES.items() if k!=run.set.score} | {'VAE, momenta [GeV]': lambda m, a: reconstruction_score(m, a, gev=True), 'VAE, likelihood': lambda m, a: -log_likelihood(m, a, k=run.set.codes, seed=run.seed)}
+        if run.set.emd: others['VAE, EMD'] = emd_score
         got |= {name: {c: f(m, a).cpu().numpy() for c,a in jets.items()} for name,f in others.items()}
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     return got | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(spectra_of(jets[c], run.set.particles))) for c in jets}}, seen
@@ -110,16 +129,20 @@ def _fits(s):
     "Settings that belong together"
     def one(k, known):
         if s[k] not in known: raise ValueError(f'{k}={s[k]}: expected {" or ".join(known)}')
-    one('encoder', ('mlp','lstm','attention')), one('scaler', ('robust','standard','none')), one('anneal', ('none','linear','cyclic','two-step')), one('score', [*SCORES]), one('kind', KINDS)
+    one('encoder', ('mlp','lstm','attention')), one('scaler', ('robust','standard','none')), one('anneal', ('none','linear','cyclic','two-step','published')), one('score', [*SCORES]), one('kind', KINDS)
     if s['test']<20 or s['train']<50 or s['particles']<1 or s['latent']<2: raise ValueError(f'test={s["test"]}, train={s["train"]}, particles={s["particles"]}, latent={s["latent"]}: expected at least 20, 50, 1 and 2')
+    one('late', ('ramp','published'))
+    if s['flat'] and s['unbiased']: raise ValueError('flat=True: weights go with the published estimator, unbiased=False')
+    for k in ('disco_drops','oe_drops'):
+        if not all(e.isdecimal() for e in s[k].split()): raise ValueError(f'{k}={s[k]}: expected numbers of epochs, as "30 60"')
     if s['disco_size']<20: raise ValueError(f'disco_size={s["disco_size"]}: a distance correlation needs larger batches')
     if not (s['beta']>0 and s['lr']>0 and s['disco']>=0 and s['exposure']>=0 and 0<=s['ramp']<=1): raise ValueError(f'beta={s["beta"]}, lr={s["lr"]}, disco={s["disco"]}, exposure={s["exposure"]}, ramp={s["ramp"]}: expected above 0 (beta, lr), 0 or more, and ramp a share of the updates')
 
-_laptop = dict(beta=.1, anneal='none', free=0., disco=3., disco_epochs=60, disco_size=1024, unbiased=True, outliers='W', kind='mse-sigmoid', exposure=1., margin=1., matched=True, pretrained=False, ramp=.3, score='bound',
+_laptop = dict(beta=.1, anneal='none', free=0., disco=3., disco_epochs=60, disco_size=1024, unbiased=True, outliers='W', kind='mse-sigmoid', exposure=1., margin=1., matched=True, pretrained=False, ramp=.3, late='ramp', flat=False, disco_drops='', oe_drops='', patience=0, score='bound', emd=False,
     particles=20, latent=10, encoder='mlp', aligned=True, scale_pt=False, scaler='robust', epochs=40, size=256, lr=1e-3, decay=1., train=8000, test=10_000, codes=32, generate=1500, bootstrap=100)
 
 @study('vae', _laptop, _fits, smoke=dict(epochs=4, disco_epochs=6, train=600, test=300, codes=4, generate=120, bootstrap=20),
-    paper=dict(disco=100., disco_epochs=100, disco_size=100, unbiased=False, kind='kl-each', exposure=2., anneal='cyclic', epochs=100, size=100, train=300_000, test=50_000, generate=10_000))
+    paper=dict(disco=100., disco_epochs=100, disco_size=100, unbiased=False, kind='kl-each', exposure=2., late='published', disco_drops='30', oe_drops='30 60', patience=10, emd=True, anneal='published', epochs=100, size=100, train=300_000, test=50_000, generate=10_000))
 def vae_study(
     run,       # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped jets
@@ -150,7 +173,7 @@ def vae_study(
     run.text('Anomaly detection', 'High scores are strange.')
     run.figure('scores', 'Scores of background and signals for each method.', *_energy_panels(scores))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; pale and dashed is a coin.', *_roc_panels(scores))
-    _mass(run, scores, seen, MODELS['beta'])
+    _mass(run, scores, seen, *(MODELS[k] for k in models), shown={(MODELS['oe'], s.outliers)})
     run.text('Codes', 'What the numbers of the code say.')
     t = code_table(models['beta'].cpu(), d.test)
     run.table('codes', t.round(3), 'Rank correlation of the numbers of the code with observables of background test jets, most used first; nat is the mean divergence of each.')
