@@ -138,6 +138,7 @@ def _fits(s):
     if s['disco_size']<20: raise ValueError(f'disco_size={s["disco_size"]}: a distance correlation needs larger batches')
     if not (s['beta']>0 and s['lr']>0 and s['disco']>=0 and s['exposure']>=0 and 0<=s['ramp']<=1): raise ValueError(f'beta={s["beta"]}, lr={s["lr"]}, disco={s["disco"]}, exposure={s["exposure"]}, ramp={s["ramp"]}: expected above 0 (beta, lr), 0 or more, and ramp a share of the updates')
 
+# %% ../../nbs/studies/74_vae.ipynb #a3f98e1e
 _laptop = dict(beta=.1, anneal='none', free=0., disco=3., disco_epochs=60, disco_size=1024, unbiased=True, outliers='W', kind='mse-sigmoid', exposure=1., margin=1., matched=True, pretrained=False, ramp=.3, late='ramp', flat=False, disco_drops='', oe_drops='', patience=0, score='bound', emd=False,
     particles=20, latent=10, encoder='mlp', aligned=True, scale_pt=False, scaler='robust', epochs=40, size=256, lr=1e-3, decay=1., train=8000, test=10_000, codes=32, generate=1500, bootstrap=100)
 
