@@ -643,7 +643,7 @@ def _keep_best(run):
 def _bar(run, trainer, title):
     "One progress bar for all epochs; none under test"
     from tqdm.auto import tqdm
-    n = run.limit or (math.ceil(len(run.train)/run.size) if isinstance(run.train, Arrays) else 0)
+    n = run.limit or (math.ceil(len(run.train)/run.size) if hasattr(run.train, '__len__') else 0)
     return tqdm(total=n*trainer.max_epochs or None, initial=run.epoch*n+run.batch, desc=title, mininterval=.5, disable=bool(os.environ.get('IN_TEST')) or run.rank>0 or title is None)
 
 def _module(run, **kw):
