@@ -59,7 +59,7 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
-_optional = 'warm','depth','last','updates','hidden','patience'
+_optional = 'warm','depth','last','updates','hidden','top_k','ebm_updates','patience'
 
 def _typed(key, value, like):
     "`value` (text from the command line, or not) as the kind of thing that `like` is"

@@ -109,11 +109,13 @@ def _cost(run, d, toks):
     run.table('cost', pd.DataFrame(rows).T, 'Accuracy of a particle flow network on the original jets and on decoded words (mean over classes; errors from test jets), and area under the curve of boosted trees that tell decoded from original jets by their substructure (.5: cannot).', show=True)
 
 # %% ../../nbs/studies/75_tokens.ipynb #4f1e0a96
-VARIANTS = {'next': dict(), 'hybrid': dict(hybrid=True), 'masked': dict(masking=True, objective=next_and_masked()), 'both': dict(hybrid=True, masking=True, objective=next_and_masked())}
+def _two(seed, **kw): return dict(masking=True, objective=next_and_masked(seed=seed), **kw)
+
+VARIANTS = {'next': lambda seed: {}, 'hybrid': lambda seed: dict(hybrid=True), 'masked': _two, 'both': lambda seed: _two(seed, hybrid=True)}
 
 def _author(run, d, tok, name, epochs, folder):
     s = run.set
-    return jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, epochs, s.size, s.lr, classes=len(d.names), positions=s.positions, out=run.out/'training'/folder, seed=run.seed, bar=folder, trainer=run.trainer, **VARIANTS[name])
+    return jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, epochs, s.size, s.lr, classes=len(d.names), positions=s.positions, out=run.out/'training'/folder, seed=run.seed, bar=folder, trainer=run.trainer, **VARIANTS[name](run.seed))
 
 def _surprise(model, a):
     "Mean surprise of a word of validation jets"

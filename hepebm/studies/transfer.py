@@ -39,7 +39,7 @@ def _pretrained(run, d):
     out = {}
     for v in s.variants.split(','):
         run.stage(f'pre-training: {v}')
-        out[v] = jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, s.epochs, s.size, s.lr, positions=s.positions, out=run.out/'training'/v, seed=run.seed, bar=v, trainer=run.trainer, **VARIANTS[v])
+        out[v] = jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, s.epochs, s.size, s.lr, positions=s.positions, out=run.out/'training'/v, seed=run.seed, bar=v, trainer=run.trainer, **VARIANTS[v](run.seed))
     return tok, out
 
 # %% ../../nbs/studies/76_transfer.ipynb #3f0bfdcf
@@ -120,6 +120,7 @@ def _fits(s):
     if s['width']%s['heads'] or s['tok_width']%s['tok_heads']: raise ValueError(f'heads={s["heads"]} and tok_heads={s["tok_heads"]} have to divide width={s["width"]} and tok_width={s["tok_width"]}')
     if s['seeds']<2: raise ValueError(f'seeds={s["seeds"]}: two subsets or more, to have an error')
 
+# %% ../../nbs/studies/76_transfer.ipynb #a37ce526
 _laptop = dict(classes='QCD,top', kind='vqvae', codes=2048, R=1., particles=64, tok_width=48, tok_depth=2, tok_heads=4, tok_epochs=5, variants='next,both', width=64, depth=3, heads=4, positions='learned', epochs=8,
     head='sum', sizes='100,300,1000', seeds=5, rates='0.0003,0.001,0.003', updates=240, every=20, patience=3, size=128, lr=3e-3, valid=300, train=11_000, test=3000)
 
