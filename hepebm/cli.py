@@ -162,6 +162,7 @@ def score(
     with atomic(o) as tmp: t.to_parquet(tmp) if o.endswith('.parquet') else t.to_csv(tmp, index=False)
     print(f'{len(t):,} events in {o}: median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %')
 
+# %% ../nbs/80_cli.ipynb #65a0c9b5
 def _refuse(why, **given):
     "What this kind of model cannot be told"
     if own := [k for k,v in given.items() if v is not None]: raise ValueError(f'--{own[0]}: {why}; leave it out')

@@ -86,6 +86,7 @@ def _tables(run, table):
                 run.metric(f'gain/{how}/{v}/{n}', r.difference, r.interval)
     run.table('gain', pd.DataFrame(rows).T, f'Accuracy less that from scratch, on the same subsets: mean difference over {run.set.seeds} subsets with its 95 % interval.', show=True)
 
+# %% ../../nbs/studies/76_transfer.ipynb #c73d68ff
 def _probes(run, d, authors):
     "What can be read off hidden states"
     import pandas as pd
