@@ -124,9 +124,9 @@ def show(self:JetWriter):
 @patch
 def _jet(self:JetWriter, now=np.zeros((0,3)), near=np.zeros((0,4))):
     t = np.linspace(0, 2*np.pi, 100)
-    discs = [points(near[:,:2], PALETTE[1], np.sqrt(near[:,3].clip(0))*30+.5, alpha=.35, label='next?'), points(now[:,:2], PALETTE[0], 40*np.sqrt(now[:,2]/max(now[:,2].sum(), 1e-9)), label='written')]
+    discs = [points(near[:,:2], PALETTE[1], np.sqrt(near[:,3].clip(0))*30+.5, alpha=.35), points(now[:,:2], PALETTE[0], 40*np.sqrt(now[:,2]/max(now[:,2].sum(), 1e-9)))]
     lim = -1.1*self.R, 1.1*self.R
-    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{len(now)} particles, {now[:,2].sum():.0f} GeV', size=(360,360), equal=True)
+    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{len(now)} particles, {now[:,2].sum():.0f} GeV; orange: next?', size=(360,360), equal=True)
 
 @patch
 def _words(self:JetWriter, p=np.zeros(12), ids=np.zeros(12), stop=0., done=False):
@@ -198,5 +198,5 @@ class TokenView(View):
         cells = place(self.decode(others)[:,i])
         area = lambda v: 40*np.sqrt((p := (v[:,0]+1.8).exp().numpy())/p.sum())
         lim, t = (-1.1*self.tok.R, 1.1*self.tok.R), np.linspace(0, 2*np.pi, 100)
-        return scene(curve(self.tok.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), points(place(x), '#888888', area(x), alpha=.4, label='particles'), points(place(y), PALETTE[0], area(y), alpha=.5, label='words'),
-            points(cells, PALETTE[1], 2.5, alpha=.9, label='cells'), points(place(x)[i:i+1], '#000000', 3., alpha=1.), x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'code {int(ids[i])}', size=self.size, equal=True)
+        return scene(curve(self.tok.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), points(place(x), '#888888', area(x), alpha=.4), points(place(y), PALETTE[0], area(y), alpha=.5),
+            points(cells, PALETTE[1], 2.5, alpha=.9), points(place(x)[i:i+1], '#000000', 3., alpha=1.), x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'grey: particles, blue: words, orange: codes near {int(ids[i])}', size=self.size, equal=True)
