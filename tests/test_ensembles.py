@@ -1,12 +1,13 @@
 "Ensembles against loops that train one network after the other."
 import copy
+from functools import partial
 import numpy as np, pytest, torch
 from torch import nn
 from torch.testing import assert_close
 from hepebm.core.arrays import Arrays, Scaler
 from hepebm.core.metrics import auc
 from hepebm.core.training import adam, generator, load_model, save_model
-from hepebm.nn.ensembles import Ensemble, _Any, _Chain, _layers, bce, cross_validate, fit_ensemble, fit_members, folds, member_interval, predict, slopes
+from hepebm.nn.ensembles import Ensemble, _Any, _Chain, _judge, _layers, bce, cross_validate, fit_ensemble, fit_members, folds, member_interval, predict, slopes
 from hepebm.nn.sets import DeepSet, mlp
 
 g = torch.Generator().manual_seed(0)
@@ -61,7 +62,7 @@ def test_chain(act, bias):
     f = lambda out: (w*out.sin()).sum((1,2))
     got = []
     for way,more in ((_Chain(*_layers(e.net)),()), (_Any(e.net),({},))):
-        way.backward(e.stack, x, f, *more)
+        way.backward(e.stack, x, partial(_judge, f), *more)
         got.append([p.grad.clone() for p in e.stack])
     nets = [e[i] for i in range(3)]
     exact = [torch.autograd.grad(f(m(x[i])[None]).sum(), list(m.parameters())) for i,m in enumerate(nets)]

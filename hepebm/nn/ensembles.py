@@ -89,10 +89,10 @@ class _Chain:
             if from_out and kept is not None: kept[-1][1] = x
         return x
     @torch.no_grad()
-    def backward(self, params, x, losses):
+    def backward(self, params, x, judge):
         "Losses (n,); fills the gradients"
         kept = []
-        value,g = _outward(self.forward(params, x, kept), losses)
+        value,g = judge(self.forward(params, x, kept))
         ps = list(params)
         for i,((bias,_,slope,_),(x,z)) in reversed([*enumerate(zip(self.pairs, kept))]):
             if slope: g = slope(g, z)
@@ -108,8 +108,8 @@ def _grad(p):
     if p.grad is None: p.grad = torch.empty_like(p)
     return p.grad
 
-def _outward(out, losses):
-    "Losses and their gradient in the outputs"
+def _judge(losses, out):
+    "`losses` of `out`, one a member, and their gradient"
     with torch.enable_grad():
         out = out.detach().requires_grad_()
         value = losses(_single(out))
@@ -126,12 +126,12 @@ class _Any:
         keys, rows = list(named or {}), 0 if own else None
         def one(ps, x, *more): return functional_call(self.net, dict(zip(self.names, ps)), (x,), dict(zip(keys, more)))
         return torch.vmap(one, in_dims=(0, rows, *[rows]*len(keys)))(tuple(params), x, *(named or {}).values())
-    def backward(self, params, x, losses, named):
+    def backward(self, params, x, judge, named):
         "Losses (n,); fills the gradients"
-        with torch.enable_grad():
-            value, free = losses(_single(self.forward(params, x, named))), [p for p in params if p.requires_grad]
-            for p,g in zip(free, torch.autograd.grad(value.sum(), free, allow_unused=True)): p.grad = None if g is None else g.contiguous() # a fused optimiser reads it as it lies
-        return value.detach()
+        with torch.enable_grad(): out, free = self.forward(params, x, named), [p for p in params if p.requires_grad]
+        value,g = judge(out.detach())
+        for p,g in zip(free, torch.autograd.grad(out, free, g, allow_unused=True)): p.grad = None if g is None else g.contiguous() # a fused optimiser reads it as it lies
+        return value
 
 def _separable(net):
     "`net`, if its members do not disturb each other"
@@ -204,7 +204,15 @@ def bce(
 def _mean(loss, weight):
     "Weighted mean over the rows of each member"
     if weight is None: return loss.mean(1)
-    return (weight*loss).sum(1)/weight.sum(1).clamp(min=torch.finfo(loss.dtype).tiny)
+    return (weight*loss).sum(1)/_total(weight)
+
+def _total(weight): return weight.sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
+
+def _bce_judge(batch, weight, out):
+    "Mean `bce` of each member and its gradient, without a tape"
+    o, y = _single(out), batch.label.to(out)
+    g = (o.sigmoid()-y)*(1/o.shape[1] if weight is None else weight/_total(weight)[:,None])
+    return _mean(nn.functional.binary_cross_entropy_with_logits(o, y, reduction='none'), weight), g.view_as(out)
 
 # %% ../../nbs/nn/23_ensembles.ipynb #1500d6af
 class _Chunk:
@@ -227,13 +235,16 @@ class _Chunk:
             weight = batch.weight if 'weight' in self.a else None
             yield batch, weight if real is None else real.to(self.a.x) if weight is None else weight*real
     def named(self, batch): return ({k: batch[k] for k in self.takes},) if isinstance(self.way, _Any) else ()
+    def judge_outputs(self, batch, w, out):
+        loss = self.s['loss']
+        return _bce_judge(batch, w, out) if loss is bce else _judge(lambda out: _mean(loss(out, batch), w), out)
     def train(self):
         "One epoch; mean losses"
         order = [self.rows[i][torch.randperm(len(self.rows[i]), generator=generator(self.s['seed'], name=f'order {self.members[i]} {self.epoch}'))] for i in self.alive]
         for g in self.opt.param_groups: g.update({'epoch': self.epoch} if 'epoch' in g else {})
         total = 0.
         for batch,w in self.batches(order, self.steps):
-            total = total+self.way.backward(self.params, batch.x, lambda out: _mean(self.s['loss'](out, batch), w), *self.named(batch))
+            total = total+self.way.backward(self.params, batch.x, partial(self.judge_outputs, batch, w), *self.named(batch))
             self.opt.step()
         return total/self.steps
     @torch.no_grad()
