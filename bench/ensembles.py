@@ -23,11 +23,11 @@ def one_after_the_other(make, a, n, epochs):
     splits, nets = _Splits(a.label.cpu(), [torch.arange(len(a))]*n, 0., True, 0), []
     for i in range(n):
         torch.manual_seed(generator(0, name=f'start {i}').initial_seed())
-        net, rows = make().to(a.device), splits[i][0]
+        net, rows = make().to(a.x), splits[i][0]
         opt = torch.optim.Adam(net.parameters(), 1e-3)
         for e in range(epochs):
             for j in rows[torch.randperm(len(rows), generator=generator(0, name=f'order {i} {e}'))].to(a.device).split(SIZE):
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(net(a.x[j])[:,0], a.label[j].float())
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(net(a.x[j])[:,0], a.label[j].to(a.x))
                 opt.zero_grad(); loss.backward(); opt.step()
         nets.append(net)
     return nets
@@ -44,19 +44,23 @@ def peak(device):
     x = torch.randn(m, m, device=device)
     return 2*m**3*8/seconds(lambda: [x@x for _ in range(8)], device)[0]
 
+@torch.no_grad()
+def apart(nets, ens, x): return float((ens(x)-torch.stack([m(x)[:,0] for m in nets])).abs().max())
+
 def case(width, act, rows, epochs, a):
     make, d = (lambda: mlp(INPUTS, width, width, width, 1, act=act)), data(rows, a.device)
     flops = a.members*epochs*rows*(6*(INPUTS*width+2*width**2+width)-2*INPUTS*width)
     t, top, off = [], [], 0.
+    exact = apart(one_after_the_other(make, d.to(torch.float64), a.members, epochs), fit_ensemble(make, d.to(torch.float64), a.members, epochs=epochs, size=SIZE), d.x.double())
     for _ in range(a.rounds):
         loop, nets = seconds(lambda: one_after_the_other(make, d, a.members, epochs), a.device)
         here, ens = seconds(lambda: fit_ensemble(make, d, a.members, epochs=epochs, size=SIZE), a.device)
         t.append((loop, here)); top.append(peak(a.device))
-        with torch.no_grad(): off = max(off, float((ens(d.x[:2000])-torch.stack([m(d.x[:2000])[:,0] for m in nets])).abs().max()))
+        off = max(off, apart(nets, ens, d.x))
     loop, here = np.array(t).T
     lo,mid,hi = np.quantile(loop/here, (.16,.5,.84))
     steps, used = epochs*rows//SIZE*a.members, flops/np.array(top)
-    print(f'| {width} | {act} | {1e3*np.median(loop)/steps:.3f} | {1e3*np.median(here)/steps:.3f} | {mid:.1f} [{lo:.1f}, {hi:.1f}] | {np.median(used/loop):.0%} | {np.median(used/here):.0%} | {off:.0e} |', flush=True)
+    print(f'| {width} | {act} | {1e3*np.median(loop)/steps:.3f} | {1e3*np.median(here)/steps:.3f} | {mid:.1f} [{lo:.1f}, {hi:.1f}] | {np.median(used/loop):.0%} | {np.median(used/here):.0%} | {off:.0e} | {exact:.0e} |', flush=True)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +69,7 @@ def main():
     if a.quick: a.rounds, a.members = 2, 4
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if a.device!='cpu' else f'{platform.processor() or platform.machine()}, one thread'
-    print(f'torch {torch.__version__}, Python {platform.python_version()}, {name}, {a.members} members, {a.rounds} rounds in turn\n\n| width | activation | ms a step and member, one after the other | together | ratio | utilisation, one after the other | together | largest difference |\n|---|---|---|---|---|---|---|---|')
+    print(f'torch {torch.__version__}, Python {platform.python_version()}, {name}, {a.members} members, {a.rounds} rounds in turn\n\n| width | activation | ms a step and member, one after the other | together | ratio | utilisation, one after the other | together | largest difference, single precision | double |\n|---|---|---|---|---|---|---|---|---|')
     for width,epochs in ((16,20), (64,5), (256,1)):
         for act in ('LeakyReLU','SiLU'): case(width, act, 4*SIZE if a.quick else 10*SIZE, epochs, a)
 
