@@ -17,7 +17,7 @@ from itertools import groupby
 from math import prod
 import torch
 from torch import Tensor
-from ..data.kinematics import jet, observables, ptetaphim, rapidity
+from ..data.kinematics import jet, observables, ptetaphim, rapidity, wrap
 
 # %% ../../nbs/nn/22_efps.ipynb #39267fdc
 @lru_cache(None)
@@ -179,6 +179,24 @@ def _program(graphs, betas=(1.,)):
     at = {i: n for n,i in enumerate(dict.fromkeys(i for o in outs for i in o))}
     return p, _rounds(p, set(at)), list(at), [[at[o[k]] if k<len(o) else len(at) for o in outs] for k in range(max(map(len, outs), default=1))]
 
+def _order(p, groups, needs):
+    "Order in which the groups of steps run: of those that can, the one that leaves fewest matrices behind"
+    where,matrix = {i: k for k,ids in enumerate(groups) for i in ids},[s[0] in ('power','times','chain') for s in p.steps]
+    waits,uses = [{where[j] for j in n} for n in needs],Counter(j for n in needs for j in n)
+    then = [[] for _ in groups]
+    for k,w in enumerate(waits):
+        for j in w: then[j].append(k)
+    left,ready,order = list(map(len, waits)),[k for k,w in enumerate(waits) if not w],[]
+    def grows(k): return p.block[groups[k][0]], sum(matrix[i] for i in groups[k])-sum(matrix[j] and uses[j]==1 for j in needs[k]), -k
+    while ready:
+        k = min(ready, key=grows)
+        ready.remove(k); order.append(k)
+        uses.subtract(needs[k])
+        for j in then[k]:
+            left[j] -= 1
+            if not left[j]: ready.append(j)
+    return order
+
 def _together(p, s): return s[0] in ('matvec','sum') and not p.deep(s[1])
 
 def _rounds(p, keep):
@@ -187,7 +205,8 @@ def _rounds(p, keep):
     level = []
     for s in p.steps: level.append(1+max((level[i] for i in needs(s)), default=-1))
     def kind(i): s = p.steps[i]; return p.block[i], level[i], s[0], (s[1] if s[0]=='matvec' else ()) if _together(p, s) else (i,)
-    rounds = [list(g) for _,g in groupby(sorted(range(len(level)), key=kind), kind)]
+    groups = [list(g) for _,g in groupby(sorted(range(len(level)), key=kind), kind)]
+    rounds = [groups[k] for k in _order(p, groups, [{j for i in ids for j in needs(p.steps[i])} for ids in groups])]
     last = {i: r for r,ids in enumerate(rounds) for j in ids for i in needs(p.steps[j])}
     return [(ids, [i for i,l in last.items() if l==r and i not in keep]) for r,ids in enumerate(rounds)]
 
@@ -228,22 +247,22 @@ class _Run:
     def chain(self, a, v, b, d):
         x = self.times(self.mat(a, d), self.zvec(v, d)[...,None,:])
         if self.p.deep(b): return x@self.mat(b, d)
-        flat, b = self.beside(x, b)
+        b = self.stack(b)
+        flat = self.beside(x, b)
         out = self.out(x.shape)
         y = torch.matmul(flat, b, **({k: o.view(flat.shape) for k,o in out.items()})).view(x.shape)
         if self.reuse: self.back(x)
         return y
-    def beside(self, x, m):
-        "Rows (B, rows, M) and matrices (B, M, M) for the product of `x` with `m`: one matrix for all kappas, or one for each"
-        m = self.mat(m, 0)
-        n = len(m)*m.shape[1]
-        return x.reshape(n, -1, x.shape[-1]), m.reshape(n, *m.shape[2:])
+    def stack(self, m):
+        "Matrices (B, M, M): one for all kappas, or one for each"
+        return self.mat(m, 0).flatten(0, 1)
+    def beside(self, x, m): "Rows of `x` (B, rows, M) that belong to each of the matrices"; return x.reshape(len(m), -1, x.shape[-1])
     def matvecs(self, ids):
         "All vectors that go through one matrix"
-        vs = [self.zvec(self.p.steps[i][2]) for i in ids]
-        flat = list(zip(*(self.beside(v, self.p.steps[ids[0]][1]) for v in vs)))
-        out = torch.cat(flat[0], 1) @ flat[1][0].mT
-        return [o.reshape(v.shape) for o,v in zip(out.split([f.shape[1] for f in flat[0]], 1), vs)]
+        m, vs = self.stack(self.p.steps[ids[0]][1]), [self.zvec(self.p.steps[i][2]) for i in ids]
+        flat = [self.beside(v, m) for v in vs]
+        out = (torch.cat(flat, 1) if len(flat)>1 else flat[0]) @ m.mT
+        return [o.reshape(v.shape) for o,v in zip(out.split([f.shape[1] for f in flat], 1), vs)]
     def sums(self, ids):
         vs = [self.p.steps[i][1] for i in ids]
         return (torch.stack([torch.ones_like(self.z) if v is None else self.val[v] for v in vs], 2) @ self.z[...,None])[...,0].unbind(2)
@@ -259,8 +278,8 @@ def _evaluate(program, z, r2, spare):
         run(ids)
         for i in done: run.drop(i)
     spare.clear(); spare.update(run.spare)
-    primes = torch.stack([run.val[i] for i in parts]+[torch.ones_like(z[...,0])], -1)
-    return prod((primes[...,o] for o in outs[1:]), start=primes[...,outs[0]])
+    primes = torch.stack([run.val[i] for i in parts]+[torch.ones_like(z[...,0])])
+    return prod((primes[o] for o in outs[1:]), start=primes[outs[0]]).permute(1, 2, 0)
 
 # %% ../../nbs/nn/22_efps.ipynb #81a6ad89
 MEASURES = 'hadr', 'hadrdot', 'ee'
@@ -273,9 +292,11 @@ def _power(r2, half):
 
 def _distance(angles):
     "Squared distances, with the azimuth wrapped"
-    y,phi = angles[...,0],torch.remainder(angles[...,1], 2*torch.pi)
-    d = (phi[:,:,None]-phi[:,None]).abs()
-    return (y[:,:,None]-y[:,None])**2 + torch.minimum(d, 2*torch.pi-d)**2
+    y,phi = angles[...,0],wrap(angles[...,1]-angles[:,:1,1])
+    dy,d = y[:,:,None]-y[:,None],phi[:,:,None]-phi[:,None]
+    narrow = phi.is_cpu and not ((phi.amax(1)-phi.amin(1))>torch.pi).any()
+    if not narrow: d = torch.minimum(d.abs(), 2*torch.pi-d.abs())
+    return dy**2+d**2 if dy.requires_grad else dy.square_().addcmul_(d, d)
 
 def _dot(n):
     "Twice the scalar products of four-vectors"
@@ -317,7 +338,7 @@ def efp_bank(
     betas=BETAS,         # Powers of the angles
     normed=True,         # Divide by the summed momentum, to the power kappa?
     measure='hadr',      # One of `MEASURES`
-    memory=None,         # Bytes for the matrices of one chunk; `None`: 2^20 on a CPU, where they should stay in the cache, else 2^27
+    memory=None,         # Bytes for the matrices of one chunk; `None`: 2^21 on a CPU (2^20 for several kappas), where they should stay near the cache, else 2^27
 )->Tensor:               # (N, kappas, betas, G)
     "Energy flow polynomials at many powers of momentum and angle, in one plan; differentiable"
     _check(z, angles_or_p4, mask, kappas, betas, measure)
@@ -325,7 +346,7 @@ def efp_bank(
     program = _program(tuple(tuple(map(tuple, g)) for g in graphs), tuple(map(float, betas)))
     x, w, spare = torch.where(mask[...,None], angles_or_p4, 0), _fractions(z, mask, kappas, normed), {}
     e, outs = torch.where(mask, z, 0), [w.new_zeros(0, len(kappas), len(betas)*len(graphs))]
-    for rows,slots in _chunks(mask, (memory or 2**(20 if z.device.type=='cpu' else 27))//(w.element_size()*len(kappas)), max(program[0].depth)):
+    for rows,slots in _chunks(mask, (memory or 2**(27 if z.device.type!='cpu' else 21 if len(kappas)==1 else 20))//(w.element_size()*len(kappas)), max(program[0].depth)):
         here = x[rows].gather(1, slots[...,None].expand(-1, -1, x.shape[-1]))
         r2 = _squared(here, e[rows].gather(1, slots), measure)[:,None]
         outs.append(_evaluate(program, w[rows].gather(2, slots[:,None].expand(-1, len(kappas), -1)), r2, spare))
