@@ -179,6 +179,9 @@ def _program(graphs, betas=(1.,)):
     at = {i: n for n,i in enumerate(dict.fromkeys(i for o in outs for i in o))}
     return p, _rounds(p, set(at)), list(at), [[at[o[k]] if k<len(o) else len(at) for o in outs] for k in range(max(map(len, outs), default=1))]
 
+
+
+# %% ../../nbs/nn/22_efps.ipynb #61941eb6
 def _order(p, groups, needs):
     "Order in which the groups of steps run: of those that can, the one that leaves fewest matrices behind"
     where,matrix = {i: k for k,ids in enumerate(groups) for i in ids},[s[0] in ('power','times','chain') for s in p.steps]
@@ -215,8 +218,8 @@ def _lift(x, have, want):
     "Axes of length one for the indices that `x` does not hold fixed"
     return x[(slice(None),)*(2+have)+(None,)*(want-have)] if want>have else x
 
-class _Run:
-    "Values of the steps of a plan, from fractions (N, K, M) and squared angles (N, 1, M, M)"
+class _Values:
+    "Values of the steps of a plan and the buffers for them, from fractions (N, K, M) and squared angles (N, 1, M, M)"
     def __init__(self, plan, z, r2, spare):
         self.p,self.z,self.r2,self.val = plan,z,r2,{}
         self.reuse = not (z.requires_grad or r2.requires_grad or any(plan.depth)) # a gradient needs what it used, a row is a view
@@ -234,6 +237,14 @@ class _Run:
     def zvec(self, v, d=None):
         d = self.p.deep(v) if d is None else d
         return _lift(self.z, 0, d) if v is None else _lift(self.z, 0, d)*self.vec(v, d)
+    def stack(self, m):
+        "Matrices (B, M, M): one for all kappas, or one for each"
+        return self.mat(m, 0).flatten(0, 1)
+    def beside(self, x, m): "Rows of `x` (B, rows, M) that belong to each of the matrices"; return x.reshape(len(m), -1, x.shape[-1])
+
+# %% ../../nbs/nn/22_efps.ipynb #dbd0e21a
+class _Run(_Values):
+    "Steps of a plan, by their kind"
     def step(self, i):
         (op,*a),d = self.p.steps[i],self.p.depth[i]
         if op=='power': return _power(self.r2, a[0]/2)
@@ -253,10 +264,6 @@ class _Run:
         y = torch.matmul(flat, b, **({k: o.view(flat.shape) for k,o in out.items()})).view(x.shape)
         if self.reuse: self.back(x)
         return y
-    def stack(self, m):
-        "Matrices (B, M, M): one for all kappas, or one for each"
-        return self.mat(m, 0).flatten(0, 1)
-    def beside(self, x, m): "Rows of `x` (B, rows, M) that belong to each of the matrices"; return x.reshape(len(m), -1, x.shape[-1])
     def matvecs(self, ids):
         "All vectors that go through one matrix"
         m, vs = self.stack(self.p.steps[ids[0]][1]), [self.zvec(self.p.steps[i][2]) for i in ids]
@@ -308,6 +315,9 @@ def _squared(x, z, measure):
     if x.shape[-1]==4: return _dot(x/torch.where(z>0, z, 1)[...,None])
     return _dot(torch.stack([x[...,0].cosh(), x[...,1].cos(), x[...,1].sin(), x[...,0].sinh()], -1))
 
+
+
+# %% ../../nbs/nn/22_efps.ipynb #51e8da61
 def _fractions(pt, mask, kappas, normed):
     "pt^kappa (N, K, M), relative to the sum, zero where padded"
     total = torch.where(mask, pt, 0).sum(1, keepdim=True)
