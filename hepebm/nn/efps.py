@@ -200,14 +200,14 @@ def _order(p, groups, needs):
             if not left[j]: ready.append(j)
     return order
 
-def _together(p, s): return s[0] in ('matvec','sum') and not p.deep(s[1])
+def _together(p, s): return s[0]=='matvec' and not p.deep(s[1])
 
 def _rounds(p, keep):
     "Numbers of the steps that run together, and of those that nobody needs afterwards"
     def needs(s): return [x[0] if isinstance(x, tuple) else x for x in ((), s[1:2], s[1:])[0 if s[0]=='power' else 1 if s[0] in ('row','sum') else 2] if x is not None]
     level = []
     for s in p.steps: level.append(1+max((level[i] for i in needs(s)), default=-1))
-    def kind(i): s = p.steps[i]; return p.block[i], level[i], s[0], (s[1] if s[0]=='matvec' else ()) if _together(p, s) else (i,)
+    def kind(i): s = p.steps[i]; return p.block[i], level[i], s[0], s[1] if _together(p, s) else (i,)
     groups = [list(g) for _,g in groupby(sorted(range(len(level)), key=kind), kind)]
     rounds = [groups[k] for k in _order(p, groups, [{j for i in ids for j in needs(p.steps[i])} for ids in groups])]
     last = {i: r for r,ids in enumerate(rounds) for j in ids for i in needs(p.steps[j])}
@@ -252,7 +252,7 @@ class _Run(_Values):
         if op=='chain': return self.chain(*a, d)
         if op=='mul': return self.vec(a[0], d)*self.vec(a[1], d)
         if op=='row': return self.mat(a[0], a[1]).expand(-1, self.z.shape[1], *[-1]*(2+a[1]))
-        if op=='sum': return self.zvec(a[0]).sum(-1)
+        if op=='sum': return self.z.sum(-1) if a[0] is None else torch.linalg.vecdot(self.val[a[0]], _lift(self.z, 0, self.p.deep(a[0])))
         if op=='matvec': return (self.mat(a[0], d) @ self.zvec(a[1], d)[...,None])[...,0]
     def times(self, a, b): return torch.mul(a, b, **self.out(a.shape, b.shape))
     def chain(self, a, v, b, d):
@@ -270,12 +270,9 @@ class _Run(_Values):
         flat = [self.beside(v, m) for v in vs]
         out = (torch.cat(flat, 1) if len(flat)>1 else flat[0]) @ m.mT
         return [o.reshape(v.shape) for o,v in zip(out.split([f.shape[1] for f in flat], 1), vs)]
-    def sums(self, ids):
-        vs = [self.p.steps[i][1] for i in ids]
-        return (torch.stack([torch.ones_like(self.z) if v is None else self.val[v] for v in vs], 2) @ self.z[...,None])[...,0].unbind(2)
     def __call__(self, ids):
         s = self.p.steps[ids[0]]
-        self.val.update(zip(ids, getattr(self, s[0]+'s')(ids) if _together(self.p, s) else [self.step(ids[0])]))
+        self.val.update(zip(ids, self.matvecs(ids) if _together(self.p, s) else [self.step(ids[0])]))
 
 def _evaluate(program, z, r2, spare):
     "Values of all graphs at all betas (N, K, B G)"
