@@ -14,7 +14,7 @@ from ..core.arrays import Arrays, save
 from ..core.independence import flat_mass
 from ..core.metrics import spectra
 from ..core.training import cyclic, history, read_log, save_model
-from ..core.views import PALETTE, curve, raster, scene
+from ..core.views import PALETTE, curve, scene
 from ..data.kinematics import jet, ptetaphim
 from ..data.samples import JETS, sample as shipped
 from ..ebm.jets import spectra_of
@@ -22,23 +22,31 @@ from .studies import UNITS, _anomalies, _distances, _edges, _energy_panels, _mas
 from ..vae.disco import disco, mass_weights
 from ..vae.latent import code_table
 from ..vae.outliers import KINDS, outlier_exposure
-from ..vae.vae import elbo, elbo_score, emd_score, jet_vae, kl_score, log_likelihood, reconstruction_score, sample
+from ..vae.vae import JetVAE, elbo, elbo_score, emd_score, jet_vae, kl_score, log_likelihood, reconstruction_score, sample
 
 # %% ../../nbs/studies/74_vae.ipynb #25a6ceff
 def vae_data(
     data=None,    # File, folder or public set; `None` takes the shipped jets
     outliers='W', # Name of the signal that one autoencoder is shown
     seed=0,       # Of the split of a file
-):                # As `jet_data`, and `outliers`: jets to be shown, `None` where there are no signals
+):                # As `jet_data`, and `outliers`: jets to be shown, `None` where there are no signals; `taught`: their name
     "Background jets in three parts, signals, and outliers that are not among them"
     d = jet_data(data, seed)
-    if d.signals and outliers not in d.signals: raise ValueError(f'outliers={outliers}: there are no such jets; there are {", ".join(d.signals)}')
-    d.outliers = None
+    d.outliers, d.taught = None, _taught(d, data, outliers)
     if data is None:
         a = shipped('jets', 'train')
         d.outliers = a[a.label==JETS.index(outliers)]
-    elif d.signals: d.outliers, d.signals[outliers] = d.signals[outliers].split((.5,.5), seed)
+    elif d.signals: d.outliers, d.signals[d.taught] = d.signals[d.taught].split((.5,.5), seed)
     return d
+
+def _taught(d, data, name):
+    "The signal that is shown: by name, by number, and the first of a file that has no W"
+    by = {k: k for k in d.signals} | {k.removeprefix('class '): k for k in d.signals}
+    if not by or name in by: return by.get(name, name)
+    if data is None or name!='W': raise ValueError(f'outliers={name}: there are no such jets; there are {", ".join(d.signals)}')
+    first = next(iter(d.signals))
+    d.note = f'{d.note} The outliers are those of {first}, the first signal there is (--set outliers=... names another).'.strip()
+    return first
 
 # %% ../../nbs/studies/74_vae.ipynb #583cac42
 MODELS = dict(beta='VAE', disco='DisCo-VAE', oe='OE-VAE')
@@ -96,8 +104,17 @@ def _scores(run, d, models):
         others = {f'VAE, {k}': f for k,f in SCORES.items() if k!=run.set.score} | {'VAE, momenta [GeV]': lambda m, a: reconstruction_score(m, a, gev=True), 'VAE, likelihood': lambda m, a: -log_likelihood(m, a, k=run.set.codes, seed=run.seed)}
         if run.set.emd: others['VAE, EMD'] = emd_score
         got |= {name: {c: f(m, a).cpu().numpy() for c,a in jets.items()} for name,f in others.items()}
+        got |= _unlearned(run, d, m, jets)
     forest = IsolationForest(n_estimators=200, random_state=run.seed, n_jobs=run.jobs).fit(_matrix(spectra_of(d.train[:run.set.test], run.set.particles)))
     return got | {'jet mass': {c: o['mass'] for c,o in seen.items()}, 'isolation forest': {c: -forest.score_samples(_matrix(spectra_of(jets[c], run.set.particles))) for c in jets}}, seen
+
+def _unlearned(run, d, m, jets):
+    "Scores that nothing was learned for: the norm of what goes in, and the bound of the network before training"
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        start = JetVAE(**m.settings).fit(d.train).to(run.device)
+    start.beta.copy_(m.beta)
+    return {'VAE, before training': {c: elbo_score(start, a).cpu().numpy() for c,a in jets.items()}, 'norm of the input': {c: m.inputs(a).x.square().flatten(1).sum(1).cpu().numpy() for c,a in jets.items()}}
 
 def _generation(run, d, models):
     "Jets from the prior against real ones: tables of JSD, W1, FPD and KPD; the observables by sample"
@@ -162,27 +179,26 @@ def vae_study(
     shutil.copy(run.out/'training'/'beta'/'log.csv', run.out/'log.csv')
     run.stage('scoring test jets')
     scores, seen = _scores(run, d, models)
-    run.stage('generating jets')
-    made = _generation(run, d, models)
     run.stage('comparing')
     run.text('What was done', _story(run, d, seen))
-    marked = {k: {c+' (seen)'*(k==MODELS['oe'] and c==s.outliers): v for c,v in by.items()} for k,by in scores.items()}
-    run.text('Result', 'The score is the ' + dict(bound='bound: reconstruction error and divergence', reconstruction='reconstruction error', divergence='divergence')[s.score] + f', high is strange. The OE-VAE was shown {s.outliers} jets: its column of them is marked, and is no measure of what it finds.' * (d.outliers is not None))
+    marked = {k: {c+' (seen)'*(k==MODELS['oe'] and c==d.taught): v for c,v in by.items()} for k,by in scores.items()}
+    run.text('Result', 'The score is the ' + dict(bound='bound: reconstruction error and divergence', reconstruction='reconstruction error', divergence='divergence')[s.score] + f', high is strange. The OE-VAE was shown {d.taught} jets: its column of them is marked, and is no measure of what it finds.' * (d.outliers is not None) + ' What a score owes to training is told by the last rows: the norm of the scaled input, and the same network before training.')
     _anomalies(run, marked)
     run.text('Training', 'Terms of each loss.')
     run.figure('training', 'The terms of the losses against the step.', *_training_panels(run, models))
     run.text('Anomaly detection', 'High scores are strange.')
-    run.figure('scores', 'Scores of background and signals for each method.', *_energy_panels(scores))
+    run.figure('scores', 'Scores of background and signals for each method.', *_energy_panels({k if min(map(np.min, by.values()))<=0 else f'log10 of {k}': by if min(map(np.min, by.values()))<=0 else {c: np.log10(v) for c,v in by.items()} for k,by in scores.items()}))
     if d.signals: run.figure('roc', 'Background rejection against signal efficiency; pale and dashed is a coin.', *_roc_panels(scores))
-    _mass(run, scores, seen, *(MODELS[k] for k in models), shown={(MODELS['oe'], s.outliers)})
+    _mass(run, scores, seen, *(MODELS[k] for k in models), shown={(MODELS['oe'], d.taught)})
     run.text('Codes', 'What the numbers of the code say.')
     t = code_table(models['beta'].cpu(), d.test)
     run.table('codes', t.round(3), 'Rank correlation of the numbers of the code with observables of background test jets, most used first; nat is the mean divergence of each.')
-    run.figure('codes', 'The same as a picture: rows are numbers of the code, most used below; columns the observables.', scene(raster(t.drop(columns='nat').abs().to_numpy(), ((0, len(t.columns)-1), (0, len(t)))), xlabel=', '.join(t.columns[:-1]), ylabel='numbers of the code'))
+    run.stage('generating jets')
     run.text('Generation', 'Jets decoded from random codes.')
+    made = _generation(run, d, models)
     run.figure('spectra', 'Spectra of jets from the prior and of real test jets.', *_spectra_panels(made))
 
 def _story(run, d, seen):
     s, counts = run.set, ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items())
-    return (f'Autoencoders ({s.encoder}) of the leading {s.particles} four-vectors were trained on {len(d.train):,} background jets: one by the bound alone (beta {s.beta:g} as published), one with {s.disco:g} times the distance correlation of score and mass in batches of {s.disco_size:,}'
-        + (f', one that was shown {len(d.outliers):,} {s.outliers} jets{" with the mass spectrum of the background" if s.matched else ""} ({s.kind}, weight {s.exposure:g})' if d.outliers is not None else '') + f'. They were judged on test jets that no training saw ({counts}), beside a cut on the jet mass and an isolation forest. {d.note}')
+    return (f'Autoencoders ({s.encoder}) of the leading {s.particles} four-vectors were trained on {len(d.train):,} background jets: one by the bound alone (beta {s.beta:g} as published), one with {s.disco:g} times the distance correlation of score and mass in batches of {min(s.disco_size, len(d.train)):,}'
+        + (f', one that was shown {len(d.outliers):,} {d.taught} jets{" with the mass spectrum of the background" if s.matched else ""} ({s.kind}, weight {s.exposure:g})' if d.outliers is not None else '') + f'. They were judged on test jets that no training saw ({counts}), beside a cut on the jet mass and an isolation forest. {d.note}')

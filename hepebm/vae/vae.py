@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.arrays import Arrays, Scaler
 from ..core.training import Random, Task, _rank, adam, fit, generator, record, save_model
-from ..data.jets import DataError, align
+from ..data.jets import DataError, align, check_jets
 from ..data.kinematics import delta_r, jet, ptetaphim
 from ..nn.sets import Block, SetTransformer, mlp
 
@@ -221,7 +221,8 @@ def elbo_score(
 
 @patch
 def score(self:JetVAE, a:Arrays, size=1000)->Tensor:
-    "`elbo_score` (N,) of jets with the beta of training, `size` at a time: high is strange"
+    "`elbo_score` (N,) of jets with the beta of training, `size` at a time: high is strange. Errors are divided by all slots, so that jets of few particles look plain; jets without particles are refused, and so are numbers that are not finite"
+    if 'p4' in a and len(a) and not a.p4[check_jets(a, 'jets to score').mask].isfinite().all(): raise DataError('jets to score: a momentum is not finite')
     with torch.no_grad(): return torch.cat([elbo_score(self, b) for b in self.inputs(a).batches(size)] or [self.pts[:0]])
 
 def log_likelihood(
