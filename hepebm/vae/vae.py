@@ -225,6 +225,7 @@ def score(self:JetVAE, a:Arrays, size=1000)->Tensor:
     if 'p4' in a and len(a) and not a.p4[check_jets(a, 'jets to score').mask].isfinite().all(): raise DataError('jets to score: a momentum is not finite')
     with torch.no_grad(): return torch.cat([elbo_score(self, b) for b in self.inputs(a).batches(size)] or [self.pts[:0]])
 
+# %% ../../nbs/vae/40_vae.ipynb #ff0bf4a8
 def log_likelihood(
     model,     # `JetVAE`
     a,         # Jets, or rows from `inputs`
