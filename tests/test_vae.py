@@ -1,9 +1,9 @@
 "Autoencoders beyond what their notebooks show: resuming, devices of the parts, the mistakes of published code"
 from functools import partial
 import pytest, torch
-from hepebm.core.arrays import Arrays, Scaler
+from hepebm.core.arrays import Arrays, Scaler, load
 from hepebm.core.metrics import distance_corr
-from hepebm.core.training import Watch, read_log
+from hepebm.core.training import Watch, load_model, read_log
 from hepebm.data.kinematics import jet, ptetaphim
 from hepebm.data.samples import sample
 from hepebm.vae import vae as chapter
@@ -205,7 +205,7 @@ def test_study_options(tmp_path, monkeypatch):
     seen = {}
     def watched(train, make, **kw): seen[kw['bar']] = kw; return jet_vae(train, make, **kw)
     monkeypatch.setattr(study, 'jet_vae', watched)
-    change = dict(pretrained=True, anneal='cyclic', aligned=False, encoder='lstm', train=101, test=40, size=20, disco_size=20, epochs=3, disco_epochs=3, codes=2, generate=40, bootstrap=2)
+    change = dict(pretrained=True, score='reconstruction', anneal='cyclic', aligned=False, encoder='lstm', train=101, test=40, size=20, disco_size=20, epochs=3, disco_epochs=3, codes=2, generate=40, bootstrap=2)
     out = run_study('vae', preset='smoke', out=tmp_path/'run', change=change)
     assert seen['VAE']['start'] is None and seen['VAE']['encoder']=='lstm' and seen['VAE']['aligned'] is False
     for k in ('DisCo-VAE','OE-VAE'): assert isinstance(seen[k]['start'], JetVAE) and not seen[k]['start'].aligned and 'encoder' not in seen[k]
@@ -214,6 +214,12 @@ def test_study_options(tmp_path, monkeypatch):
     assert betas.max()-betas.min() > .02 and betas.max() <= .1+1e-6
     table = (out/'tables'/'windows.csv').read_text()
     assert all(k in table for k in seen) and 'W (seen)' in table
+    a = sample('jets', 'valid')
+    a = a[a.label==0]
+    for k in ('model','model-disco','model-oe'):  # the score that was chosen is that of the model: of its control sample, and of `hepebm score`
+        m = load_model(out/k)
+        with torch.no_grad(): torch.testing.assert_close(m.score(a), reconstruction_score(m, a))
+        torch.testing.assert_close(load(out/k/'control.safetensors').score, m.score(a), atol=1e-4, rtol=1e-4)
 
 @pytest.mark.long
 def test_study_as_published(tmp_path):

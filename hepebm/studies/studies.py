@@ -67,6 +67,7 @@ def _typed(key, value, like):
         try: value = ast.literal_eval(value)
         except (ValueError, SyntaxError): pass
     if isinstance(like, float) and type(value) is int: value = float(value)
+    if isinstance(like, str) and type(value) is int: value = str(value)
     if like is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
     if type(value) is int and value < (low := int(key not in _optional)): raise ValueError(f'{key}={value}: expected {low} or more')
     if type(value) is float and not value>=0: raise ValueError(f'{key}={value}: expected a number that is not negative')
@@ -356,18 +357,18 @@ def _user_jets(data):
 def jet_data(
     data=None, # File, folder or public set; `None` takes the shipped jets
     seed=0,    # Of the split of a file
-):             # train, valid, test: background jets; signals: name -> jets to judge on, and `held` to log in training, of a file every tenth; note: what to know of the file
+):             # train, valid, test: background jets; signals: name -> jets to judge on, `labels` -> their numbers, and `held` to log in training, of a file every tenth; note: what to know of the file
     "Background jets in three parts, and the signals"
     if data is None:
         parts, names = [sample('jets', s) for s in SPLITS], JETS
         train,valid,test = (a[a.label==0] for a in parts)
-        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i}, held={k: parts[1][parts[1].label==i][:500] for i,k in enumerate(names) if i}, note='')
+        return AttrDict(train=train, valid=valid, test=test, signals={k: parts[2][parts[2].label==i] for i,k in enumerate(names) if i}, held={k: parts[1][parts[1].label==i][:500] for i,k in enumerate(names) if i}, labels={k: i for i,k in enumerate(names) if i}, note='')
     a,names,note = _user_jets(data)
     background = a[a.label==0]
     if len(background)<50: raise DataError(f'{data}: {len(background)} background jets are too few to train and test on')
     train,valid,test = background.split((.7,.1,.2), seed)
     parts = {names[k]: a[a.label==k].split((.1,.9), seed) for k in a.label.unique().tolist() if k}
-    return AttrDict(train=train, valid=valid, test=test, signals={k: b for k,(_,b) in parts.items()}, held={k: h[:500] for k,(h,_) in parts.items() if len(h)}, note=note)
+    return AttrDict(train=train, valid=valid, test=test, signals={k: b for k,(_,b) in parts.items()}, held={k: h[:500] for k,(h,_) in parts.items() if len(h)}, labels={names[k]: k for k in a.label.unique().tolist() if k}, note=note)
 
 # %% ../../nbs/studies/70_studies.ipynb #31b033bb
 def p_value(
