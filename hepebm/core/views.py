@@ -129,7 +129,7 @@ def _still(s, ax):
         if m['kind']=='bars': ax.stairs(m['y'], m['edges'], fill=True, alpha=.15, color=m['color']); ax.stairs(m['y'], m['edges'], lw=1.5, **kw)
         if m['kind']=='raster': _image(m, ax)
     ax.set(xlim=s['x'], ylim=s['y'], xlabel=s['xlabel'], ylabel=s['ylabel'], title=s['title'], yscale='log' if s['log'] else 'linear')
-    if s['log']: ax.set_yticks(at := _log_ticks(*s['y']), [f'{v:.2g}' for v in at]); ax.minorticks_off()
+    if s['log']: ax.set_yticks(at := _log_ticks(*s['y']), [f'{v:.0f}' if 10<=v<1e5 else f'{v:.2g}' for v in at]); ax.minorticks_off()
     if s['equal']: ax.set_aspect('equal')
     if any(m.get('label') for m in s['marks']): ax.legend(frameon=False, fontsize=8, markerscale=2)
     return ax

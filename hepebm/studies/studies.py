@@ -6,8 +6,8 @@ Docs: https://hepebm.github.io/hepebm/studies/studies.html.md"""
 
 # %% auto #0
 __all__ = ['STUDIES', 'LABELS', 'UNITS', 'Study', 'study', 'settings_of', 'write_text', 'write_json', 'read_json', 'differences',
-           'panel', 'Run', 'write_report', 'run_study', 'compare', 'jet_data', 'p_value', 'steps', 'jet_image',
-           'jet_ebm_study']
+           'panel', 'matrix', 'Run', 'write_report', 'run_study', 'compare', 'jet_data', 'p_value', 'steps',
+           'jet_image', 'jet_ebm_study']
 
 # %% ../../nbs/studies/70_studies.ipynb #507b0a4e
 import ast, html, json, os, platform, shlex, shutil, time
@@ -165,7 +165,21 @@ def panel(
     "One scene as an interactive figure"
     fig = slider([{}], View(lambda: s))
     fig.frames, fig.layout.sliders = (), ()
-    return _responsive(fig, s)
+    _responsive(fig, s)
+    if 'names' in s:
+        for update,names in zip((fig.update_xaxes, fig.update_yaxes), s['names']): update(tickvals=np.arange(len(names)), ticktext=names)
+        fig.update_traces(showscale=True, colorbar=dict(tickvals=[0, 127.5, 255], ticktext=['0', '.5', '1'], thickness=12))
+    return fig
+
+# %% ../../nbs/studies/70_studies.ipynb #65834fa2
+def matrix(
+    z,         # (R, C) from 0 to 1, the first row on top
+    rows, columns, # Their names
+    **kw,      # Of `scene`
+)->dict:
+    "Scene of a table of shares as an image, with names at its cells and a scale"
+    z = np.asarray(z)[::-1]
+    return scene(raster(z, ((-.5, z.shape[1]-.5), (-.5, len(z)-.5))), x=(-.5, z.shape[1]-.5), y=(-.5, len(z)-.5), **kw) | dict(names=([*columns], [*rows][::-1]))
 
 def _div(fig, name): return f'<div class="plot" id="{name}"></div><script type="application/json">{fig.to_json().replace("<", chr(92)+"u003c")}</script>'
 
@@ -179,11 +193,14 @@ def _png(path, scenes):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     rows,cols = -(-len(scenes)//4), min(4, len(scenes))
-    fig = Figure(figsize=(3.6*cols, 2.9*rows), dpi=90, layout='constrained')
+    fig = Figure(figsize=(5.4, 3.6) if len(scenes)==1 else (3.6*cols, 2.9*rows), dpi=90, layout='constrained')
     axes = fig.subplots(rows, cols, squeeze=False).ravel()
     for ax,s in zip(axes, scenes):
         View(lambda: s).still(ax)
         if ax.get_legend(): ax.get_legend().remove()
+        if 'names' in s:
+            for put,names in zip((ax.set_xticks, ax.set_yticks), s['names']): put(range(len(names)), names)
+            fig.colorbar(ax.images[0], ax=ax).set_ticks([0, 127.5, 255], labels=['0', '.5', '1'])
     if names := _legend(scenes): fig.legend([Line2D([], [], color=c, ls='--' if dash else '-') for c,dash in names.values()], [*names], loc='outside upper center', ncols=min(len(names), 2*cols), frameon=False, fontsize=8)
     for ax in axes[len(scenes):]: ax.set_axis_off()
     with atomic(path) as tmp: fig.savefig(tmp, format='png')
@@ -431,15 +448,17 @@ def _pm(value, error):
     digits = int(np.clip(1-np.floor(np.log10(max(error, 1e-9))), 0, 4))
     return f'{value:.{digits}f} ± {error:.{digits}f}'
 
+_SEEN = ' (seen)'
+
 def _anomalies(run, scores):
-    "Tables of AUC and rejection"
+    "Tables of AUC and rejection; what a method was shown is marked in the column of its class"
     import pandas as pd
     full,short = {}, {}
     for method,by in scores.items():
         (_,background),*signals = by.items()
         for c,r in evaluate(None, background, dict(signals), n=run.set.bootstrap, seed=run.seed).iterrows():
-            full[f'{method}, {c}'] = r
-            short.setdefault(method, {})[c] = f'{r.auc:.3f} [{r.low:.3f}, {r.high:.3f}]'
+            full[f'{method}, {c}'], column = r, c.removesuffix(_SEEN)
+            short.setdefault(method, {})[column] = f'{r.auc:.3f} [{r.low:.3f}, {r.high:.3f}]'+_SEEN*(c!=column)
             run.metric(f'auc/{c}/{method}', r.auc, (r.high-r.low)/2)
     if not short: return
     run.table('auc', pd.DataFrame(short).T, 'AUC against background test jets, with 68 % bootstrap intervals.' + ' "independent particles" is the density that the networks correct, without them.'*('independent particles' in scores), show=True)
@@ -504,10 +523,12 @@ def _training_panels(run, nets):
         yield scene(*[curve(np.c_[history(log, k)], PALETTE[2+i], label=k) for i,k in enumerate(('cd','reg')) if k in log], xlabel='step', title=f'{LABELS[net]}: loss')
 
 # %% ../../nbs/studies/70_studies.ipynb #12ccda58
-def _energy_panels(scores):
+def _energy_panels(scores, log=False):
+    "Histograms by method; of its logarithm if `log` and no score is below 0"
     for method,by in scores.items():
+        if logged := log and all((v>0).all() for v in by.values()): by = {c: np.log10(v) for c,v in by.items()}
         e = _edges(by.values())
-        yield scene(*[steps(v, e, color=PALETTE[i%7], label=c) for i,(c,v) in enumerate(by.items())], xlabel='score', ylabel='density', title=method)
+        yield scene(*[steps(v, e, color=PALETTE[i%7], label=c) for i,(c,v) in enumerate(by.items())], xlabel='log10 of the score' if logged else 'score', ylabel='density', title=method)
 
 def _roc_panels(scores):
     (_,*signals) = next(iter(scores.values()))
@@ -564,7 +585,7 @@ def _mass(run, scores, seen, *mains, shown=()):
     for method,by in scores.items():
         s, r = by[c], independence(by[c], mass, seed=run.seed)
         rows[method] = {'dCor²': _pm(r['dcor'], r['dcor_error'])} | {f'JSD, {k} % rejected': f'{r[f"jsd{k}"]:.3f} ({r[f"floor{k}"]:.3f})' for k in (50,90,95,99)}
-        for k,m in others: rows[method][f'AUC {k}{_marked(shown, method, k)}, flat mass'] = _at_flat_mass(s, mass, by[k], m, edges, **kw)
+        for k,m in others: rows[method][f'AUC {k}, flat mass'] = _at_flat_mass(s, mass, by[k], m, edges, **kw)+_marked(shown, method, k)
         run.metric(f'dcor/{method}', r['dcor'], r['dcor_error']), run.metric(f'sculpting/{method}', r['jsd50']-r['floor50'])
         panels.append(scene(steps(mass, e, color='#888888', label='all'), steps(mass[s>=np.quantile(s, .5)], e, color=PALETTE[0], label='stranger half'), x=(e[0], e[-1]), xlabel='mass [GeV]', ylabel='density', title=method))
     run.table('mass', pd.DataFrame(rows).T, 'What the scores owe to the mass: distance correlation on the background; how far cuts change its mass spectrum (JSD in nat, in brackets what chance alone would do); AUC with both classes weighted to a flat mass.')
@@ -572,7 +593,7 @@ def _mass(run, scores, seen, *mains, shown=()):
     if windows: run.table('windows', pd.concat(windows).round(3), f'AUC of the {", ".join(mains)} in windows of the mass [GeV], with counts and 68 % intervals.')
     run.figure('sculpting', 'Background mass before and after a cut at 50 % efficiency: a score that knows the mass carves it.', *panels)
 
-def _marked(shown, method, name): return ' (seen)'*((method, name) in shown)
+def _marked(shown, method, name): return _SEEN*((method, name) in shown)
 
 # %% ../../nbs/studies/70_studies.ipynb #cc4969e1
 def _discs(a, cols=3):

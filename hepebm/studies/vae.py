@@ -14,11 +14,11 @@ from ..core.arrays import Arrays, save
 from ..core.independence import flat_mass
 from ..core.metrics import spectra
 from ..core.training import cyclic, history, read_log, save_model
-from ..core.views import PALETTE, curve, raster, scene
+from ..core.views import PALETTE, curve, scene
 from ..data.kinematics import jet, ptetaphim
 from ..data.samples import JETS, sample as shipped
 from ..ebm.jets import spectra_of
-from .studies import UNITS, _anomalies, _distances, _edges, _energy_panels, _mass, _matrix, _pm, _roc_panels, jet_data, steps, study
+from .studies import UNITS, _anomalies, _distances, _edges, _energy_panels, _mass, _matrix, _pm, _roc_panels, jet_data, matrix, steps, study
 from ..vae.disco import disco, mass_weights
 from ..vae.latent import code_table
 from ..vae.outliers import KINDS, outlier_exposure
@@ -131,7 +131,7 @@ def _spectra_panels(seen):
 def _training_panels(run, models):
     for k in models:
         log = read_log(run.out/'training'/k)
-        yield scene(*[curve(np.c_[history(log, t)], PALETTE[i], label=t) for i,t in enumerate(('reconstruction','kl','disco','outliers')) if t in log], xlabel='step', title=MODELS[k])
+        yield scene(*[curve(np.c_[history(log, t)], PALETTE[i], label=t) for i,t in enumerate(('reconstruction','kl','disco','outliers')) if t in log], *([curve(np.c_[history(log, 'valid_loss')], '#000000', dash=True, label='loss of valid jets')] if 'valid_loss' in log else []), xlabel='step', ylabel='terms of the loss', title=MODELS[k])
 
 # %% ../../nbs/studies/74_vae.ipynb #0f718fe1
 def _fits(s):
@@ -148,6 +148,7 @@ def _fits(s):
     if not (s['beta']>0 and s['lr']>0 and s['disco']>=0 and s['exposure']>=0 and 0<=s['ramp']<=1): raise ValueError(f'beta={s["beta"]}, lr={s["lr"]}, disco={s["disco"]}, exposure={s["exposure"]}, ramp={s["ramp"]}: expected above 0 (beta, lr), 0 or more, and ramp a share of the updates')
 
 # %% ../../nbs/studies/74_vae.ipynb #a3f98e1e
+_DRAWN = *MODELS.values(), 'norm of the inputs', 'jet mass'
 _laptop = dict(beta=.1, anneal='none', free=0., disco=3., disco_epochs=60, disco_size=1024, unbiased=True, outliers='auto', kind='mse-sigmoid', exposure=1., margin=1., matched=True, pretrained=False, ramp=.3, late='ramp', flat=False, disco_drops='', oe_drops='', patience=0, score='bound', emd=False,
     particles=20, latent=10, encoder='mlp', aligned=True, scale_pt=False, scaler='robust', epochs=40, size=256, lr=1e-3, decay=1., train=8000, test=10_000, codes=32, generate=1500, bootstrap=100)
 
@@ -171,8 +172,6 @@ def vae_study(
     shutil.copy(run.out/'training'/'beta'/'log.csv', run.out/'log.csv')
     run.stage('scoring test jets')
     scores, seen = _scores(run, d, models)
-    run.stage('generating jets')
-    made = _generation(run, d, models)
     run.stage('comparing')
     run.text('What was done', _story(run, d, seen))
     marked = {k: {c+' (seen)'*(k==MODELS['oe'] and c==d.shown): v for c,v in by.items()} for k,by in scores.items()}
@@ -181,17 +180,20 @@ def vae_study(
     run.text('Training', 'Terms of each loss.')
     run.figure('training', 'The terms of the losses against the step.', *_training_panels(run, models))
     run.text('Anomaly detection', 'High scores are strange.')
-    run.figure('scores', 'Scores of background and signals for each method.', *_energy_panels(scores))
-    if d.signals: run.figure('roc', 'Background rejection against signal efficiency; pale and dashed is a coin.', *_roc_panels(scores))
+    run.figure('scores', 'Scores of background and signals for each method, on a logarithmic scale where none is below 0.', *_energy_panels(scores, log=True))
+    if d.signals: run.figure('roc', 'Background rejection against signal efficiency; pale and dashed is a coin. The other methods are in the tables.', *_roc_panels({k: v for k,v in scores.items() if k in _DRAWN}))
     _mass(run, scores, seen, *(MODELS[k] for k in models), shown={(MODELS['oe'], d.shown)})
     run.text('Codes', 'What the numbers of the code say.')
-    t = code_table(models['beta'].cpu(), d.test)
+    t = code_table(models['beta'].cpu(), d.test).rename(index='z{}'.format)
     run.table('codes', t.round(3), 'Rank correlation of the numbers of the code with observables of background test jets, most used first; nat is the mean divergence of each.')
-    run.figure('codes', 'The same as a picture: rows are numbers of the code, most used below; columns the observables.', scene(raster(t.drop(columns='nat').abs().to_numpy(), ((0, len(t.columns)-1), (0, len(t)))), xlabel=', '.join(t.columns[:-1]), ylabel='numbers of the code'))
+    o = t.drop(columns='nat').abs()
+    run.figure('codes', 'The absolute values as a picture, most used on top.', matrix(o, o.index, o.columns, title='|rank correlation|'))
+    run.stage('generating jets')
     run.text('Generation', 'Jets decoded from random codes.')
+    made = _generation(run, d, models)
     run.figure('spectra', 'Spectra of jets from the prior and of real test jets.', *_spectra_panels(made))
 
 def _story(run, d, seen):
     s, counts = run.set, ', '.join(f'{len(o["mass"]):,} {k}' for k,o in seen.items())
-    return (f'Autoencoders ({s.encoder}) of the leading {s.particles} four-vectors were trained on {len(d.train):,} background jets: one by the bound alone (beta {s.beta:g} as published), one with {s.disco:g} times the distance correlation of score and mass in batches of {s.disco_size:,}'
+    return (f'Autoencoders ({s.encoder}) of the leading {s.particles} four-vectors were trained on {len(d.train):,} background jets: one by the bound alone (beta {s.beta:g} as published), one with {s.disco:g} times the distance correlation of score and mass in batches of {min(s.disco_size, len(d.train)):,}'
         + (f', one that was shown {len(d.outliers):,} {d.shown} jets{" with the mass spectrum of the background" if s.matched else ""} ({s.kind}, weight {s.exposure:g})' if d.outliers is not None else '') + f'. They were judged on test jets that no training saw ({counts}), beside a cut on the jet mass, an isolation forest, the norm of the inputs and an untrained VAE. {d.note}')
