@@ -9,7 +9,7 @@ from hepebm.data.samples import sample
 from hepebm.vae import vae as chapter
 from hepebm.vae.disco import disco, mass_weights
 from hepebm.vae.outliers import outlier_exposure
-from hepebm.vae.vae import JetVAE, elbo, elbo_score, jet_vae, kl_score, log_likelihood, reconstruction_score, standard_beta
+from hepebm.vae.vae import JetVAE, elbo, elbo_score, jet_vae, kl_score, log_likelihood, norm_score, reconstruction_score, standard_beta
 
 def jets(label, n=120):
     a = sample('jets', 'train')
@@ -170,7 +170,7 @@ def test_scales_go_where_the_model_is():
     assert m.scaler.center.is_meta and m.scaler.scale.is_meta
 
 def test_error_in_gev():
-    "The root of the mean square of the distance between momenta, over particles; an empty jet has none"
+    "The root of the mean square of the distance between momenta, over particles"
     m = JetVAE().fit(jets(0))
     a = few(30)
     b = m.inputs(a)
@@ -178,9 +178,17 @@ def test_error_in_gev():
         p, q = m.jets(b.x, b.mask, b.pt).p4[...,1:].double(), m.jets(m(b.x, b.mask), b.mask, b.pt).p4[...,1:].double()
         want = torch.stack([((p[i,:7]-q[i,:7])**2).sum(1).mean()**.5 for i in range(30)])
         torch.testing.assert_close(reconstruction_score(m, a, gev=True).double(), want, rtol=1e-4, atol=1e-4)
-        none = a.assign(mask=a.mask & (torch.arange(30)>0)[:,None])
-        s = reconstruction_score(m, none, gev=True)
-    assert s[0]==0 and s.isfinite().all()
+
+def test_no_score_without_particles():
+    "Nor of what is no number: an error that names the jet, and not a low score"
+    m, a = JetVAE().fit(jets(0)), few(30)
+    none, broken = a.assign(mask=a.mask & (torch.arange(30)!=7)[:,None]), a.assign(p4=a.p4.clone().index_fill_(0, torch.tensor([5]), float('nan')))
+    for f in (JetVAE.score, elbo_score, kl_score, reconstruction_score, log_likelihood, norm_score):
+        with pytest.raises(ValueError, match='jet 7 has no particles'): f(m, none)
+        with pytest.raises(ValueError, match='jet 5 has'): f(m, broken)
+
+def test_more_slots_than_jets_have():
+    with pytest.warns(UserWarning, match='particles=300: these jets have 64 slots'): JetVAE(particles=300).fit(jets(0))
 
 def test_likelihood_is_of_the_jet():
     "And not of how many follow it; no graph is kept"

@@ -136,8 +136,10 @@ class CutView(Row):
         if share is not None: self.take(cut=np.quantile(background, share))
 
     def take(self, cut):
-        if cut!=cut: raise ValueError('cut=nan: expected a number on the axis of the score')
-        self.cut = min(cut, self.most)
+        try: cut = float(cut)
+        except (TypeError, ValueError): cut = float('nan')
+        if cut!=cut: raise ValueError('cut: expected a number on the axis of the score')
+        self.cut, self.stopped = min(cut, self.most), ' (the least)'*(cut>self.most)
         super().take(scores=dict(cut=self.cut), mass=dict(cut=self.cut))
     @property
     def widget(self):
@@ -147,9 +149,9 @@ class CutView(Row):
         hists = {k: _density(v, self.edges) for k,v in self.classes.items()}
         top = 1.3*max(map(max, hists.values()))
         marks = [bars(self.edges, h, PALETTE[i%len(PALETTE)], f'{k}, {(self.classes[k]>=cut).mean():.1%}') for i,(k,h) in enumerate(hists.items())]
-        return scene(*marks, curve([(cut,0),(cut,top)], PALETTE[-1]), x=(self.edges[0], self.edges[-1]), y=(0,top), xlabel=self.xlabel, ylabel='density', title=f'{(self.background<cut).mean():.1%} rejected', size=self.size)
+        return scene(*marks, curve([(cut,0),(cut,top)], PALETTE[-1]), x=(self.edges[0], self.edges[-1]), y=(0,top), xlabel=f'{self.xlabel}, outer bins: and beyond', ylabel='density', title=f'{(self.background<cut).mean():.1%} rejected', size=self.size)
     def _mass(self, cut):
         passed = self.background>=cut
         shape,floor = sculpting(self.background, self.mass, passed.mean(), self.mass_edges, draws=5)
         marks = [bars(self.mass_edges, _density(v, self.mass_edges), c, k) for v,c,k in ((self.mass,'#888888','all'), (self.mass[passed],PALETTE[0],'pass'))]
-        return scene(*marks, x=(self.mass_edges[0], self.mass_edges[-1]), xlabel='mass [GeV]', ylabel='density', title=f'{passed.sum():,} pass, JSD {shape:.3f} ({floor:.3f} by chance)', size=self.size)
+        return scene(*marks, x=(self.mass_edges[0], self.mass_edges[-1]), xlabel='mass [GeV], outer bins: and beyond', ylabel='density', title=f'{passed.sum():,} pass{self.stopped}, JSD {shape:.3f} ({floor:.3f} by chance)', size=self.size)

@@ -59,6 +59,7 @@ def _one_of(what, name, known):
     if name not in known: raise ValueError(f'no {what} {name!r}; there are {", ".join(known)}')
     return known[name]
 
+_above = 'beta','lr'
 _optional = 'warm','depth','last','updates','hidden','top_k','ebm_updates','patience'
 
 def _typed(key, value, like):
@@ -70,6 +71,7 @@ def _typed(key, value, like):
     if isinstance(like, str) and type(value) is int: value = str(value)
     if like is not None and type(value) is not type(like): raise ValueError(f'{key}={value}: expected {type(like).__name__} as {like!r}')
     if type(value) is int and value < (low := int(key not in _optional)): raise ValueError(f'{key}={value}: expected {low} or more')
+    if key in _above and not value>0: raise ValueError(f'{key}={value}: expected a number above 0')
     if type(value) is float and not value>=0: raise ValueError(f'{key}={value}: expected a number that is not negative')
     if key=='ema' and value>=1: raise ValueError(f'ema={value}: a decay is below 1')
     return value

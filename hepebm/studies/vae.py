@@ -145,7 +145,8 @@ def _fits(s):
     for k in ('disco_drops','oe_drops'):
         if not all(e.isdecimal() for e in s[k].split()): raise ValueError(f'{k}={s[k]}: expected numbers of epochs, as "30 60"')
     if s['disco_size']<20: raise ValueError(f'disco_size={s["disco_size"]}: a distance correlation needs larger batches')
-    if not (s['beta']>0 and s['lr']>0 and s['disco']>=0 and s['exposure']>=0 and 0<=s['ramp']<=1): raise ValueError(f'beta={s["beta"]}, lr={s["lr"]}, disco={s["disco"]}, exposure={s["exposure"]}, ramp={s["ramp"]}: expected above 0 (beta, lr), 0 or more, and ramp a share of the updates')
+    if not s['decay']>0: raise ValueError(f'decay={s["decay"]}: expected a factor on lr above 0')
+    if s['ramp']>1: raise ValueError(f'ramp={s["ramp"]}: expected a share of the updates, from 0 to 1')
 
 # %% ../../nbs/studies/74_vae.ipynb #a3f98e1e
 _DRAWN = *MODELS.values(), 'norm of the inputs', 'jet mass'

@@ -56,6 +56,7 @@ class LatentView(Row):
     ):
         if model.latent<2: raise ValueError('a code of one number has no plane: train with latent=2 or more')
         if not jets: raise ValueError('no jets: give {class: jets}')
+        if dims is not None and (len({*dims})!=2 or len(dims)!=2 or not all(d in range(model.latent) for d in dims)): raise ValueError(f'dims={dims}: expected two different numbers of the code, from 0 to {model.latent-1}')
         super().__init__(dict(plane=View(self._plane), jet=JetView(size=size)))
         first = next(iter(jets.values()))
         self.model, self.dims, self.size = model, tuple(dims or used(model, first).argsort(descending=True)[:2].tolist()), size
@@ -69,6 +70,7 @@ class LatentView(Row):
         full[0,list(self.dims)] = torch.as_tensor(z, dtype=full.dtype, device=full.device)
         with torch.no_grad(): return self.model.jets(self.model.decode(full, self.mask), self.mask, self.model.pts.median()[None]).to('cpu')
     def take(self, z):
+        if np.shape(z)!=(2,) or not np.isfinite(z).all(): raise ValueError(f'z={z}: expected two numbers, a point of the plane')
         a = self.decode(z)
         pt,deta,dphi = relative(a.p4, a.mask)[0].unbind(-1)
         o = observables(a.p4, a.mask, R=1.)
@@ -79,8 +81,9 @@ class LatentView(Row):
         if self._canvas is None: View.widget.fget(self); self.on_drag(lambda x,y: self.update(z=(x, y)))
         return self._canvas
     def _plane(self, z):
+        box = max(self.box, *(1.1*abs(v) for v in z))
         marks = [points(v, PALETTE[i%len(PALETTE)], 2., alpha=.5, label=k) for i,(k,v) in enumerate(self.codes.items())]
-        return scene(*marks, points([z], '#000000', 8., alpha=1.), x=(-self.box, self.box), y=(-self.box, self.box), xlabel=f'z{self.dims[0]}', ylabel=f'z{self.dims[1]}', size=self.size)
+        return scene(*marks, points([z], '#000000', 8., alpha=1.), x=(-box, box), y=(-box, box), xlabel=f'z{self.dims[0]}', ylabel=f'z{self.dims[1]}', size=self.size)
 
 # %% ../../nbs/vae/43_latent.ipynb #329a9eab
 def interpolate(

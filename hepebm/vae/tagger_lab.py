@@ -25,7 +25,7 @@ class TaggerLab(Live):
     def __init__(self,
         train:Arrays,  # Background jets to train on
         known:Arrays,  # Background jets to look at
-        signals,       # Name -> jets to look at
+        signals,       # Name -> jets to look at; 'background' is the name of `known`
         *, beta=.1,    # As published
         lam=0.,        # Weight of the distance correlation of score and mass
         size=512,      # Jets in an update
@@ -33,6 +33,7 @@ class TaggerLab(Live):
         every=.3,      # Least seconds between two pictures
         **own,         # Of `JetVAE`
     ):
+        if 'background' in signals: raise ValueError("signals have one named 'background', as the jets in known are: give it another name")
         with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); self.model = JetVAE(**own).fit(train, seed)
         self.rows, self.looked = self.model.inputs(train), {k: self.model.inputs(a) for k,a in {'background': known, **signals}.items()}
         self.lam, self.update, self.bound = float(lam), 0, elbo(beta, seed=seed)

@@ -9,7 +9,7 @@ __all__ = ['SCORES', 'JetVAE', 'standard_beta', 'elbo', 'reconstruction_score', 
            'log_likelihood', 'emd_score', 'sample', 'untrained', 'jet_vae']
 
 # %% ../../nbs/vae/40_vae.ipynb #59fa8733
-import copy, inspect, math
+import copy, inspect, math, warnings
 from numbers import Real
 import torch
 from fastcore.basics import patch
@@ -123,6 +123,7 @@ def _scales(kind, x, mask, least=20):
 @patch
 def fit(self:JetVAE, a:Arrays, seed=0):
     "Take scales, and pairs of multiplicity and pt, from training jets with `p4` and `mask`: self"
+    if self.particles>(slots := a.mask.shape[1]): warnings.warn(f'particles={self.particles}: these jets have {slots} slots, so that the others stay empty', stacklevel=2)
     f = self._raw(a)
     if self.scaler: self.scaler.center, self.scaler.scale = (v.to(self.pts.device) for v in _scales(self.scaler.kind, f.x, f.mask))
     i = torch.randint(len(a), self.counts.shape, generator=generator(seed, name='pairs'))
@@ -190,7 +191,11 @@ class elbo(nn.Module):
         return terms | dict(_kl=kl.detach().sum(1).mean(), _error=error.detach()/D, _beta=error.new_tensor(beta))
 
 # %% ../../nbs/vae/40_vae.ipynb #e2eacd2f
-def _rows(model, a): return a if 'x' in a else model.inputs(a)
+def _rows(model, a):
+    "Rows from `inputs`, of jets all of which have particles"
+    if 'x' in a: return a
+    if not (full := a.mask.any(1)).all(): raise DataError(f'jet {int((~full).nonzero()[0])} has no particles, and so no score: remove it first, as a[a.mask.any(1)]')
+    return model.inputs(a)
 
 def reconstruction_score(
     model,     # `JetVAE`
@@ -218,6 +223,7 @@ def elbo_score(
     beta=None, # As published; `None`: that of the model's training
 )->Tensor:     # (N,)
     "Published loss of a jet at its mean code"
+    if beta is not None: _checked(beta=beta)
     error,kl = _parts(model, _rows(model, a))
     return error/(4*model.particles) + (model.beta if beta is None else beta)*kl.mean(1)
 
@@ -227,7 +233,7 @@ SCORES = dict(bound=elbo_score, reconstruction=reconstruction_score, divergence=
 @patch
 def score(self:JetVAE, a:Arrays, size=1000)->Tensor:
     "The score (N,) of jets that the model was made with (`by`), of the bound with the beta of training, `size` at a time: high is strange"
-    with torch.no_grad(): return torch.cat([SCORES[self.by](self, b) for b in self.inputs(a).batches(size)] or [self.pts[:0]])
+    with torch.no_grad(): return torch.cat([SCORES[self.by](self, b) for b in _rows(self, a).batches(size)] or [self.pts[:0]])
 
 def norm_score(
     model, # `JetVAE`, of which the scales alone are used
@@ -329,6 +335,8 @@ def jet_vae(
 )->JetVAE:
     "Train an autoencoder on background jets"
     if not len(train): raise ValueError('there are no jets to train on')
+    if beta is not None: _checked(beta=beta)
+    if not (decay>0 and lr>0): raise ValueError(f'lr={lr:g}, decay={decay:g}: expected numbers above 0')
     own = {k: more.pop(k) for k in inspect.signature(JetVAE).parameters if k in more}
     if start is not None and own: raise ValueError(f'{", ".join(own)}: a model to start from has these already')
     if unknown := more.keys()-_known(): raise TypeError(f"{min(unknown)}: neither JetVAE nor fit nor Lightning's Trainer has it")
