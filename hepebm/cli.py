@@ -76,6 +76,8 @@ def compare(
 ):
     "Metrics of two runs side by side"
     from hepebm.studies.studies import compare, differences, read_json
+    for r in (one, two):
+        if not os.path.isfile(f'{r}/settings.json'): raise ValueError(f'{r} is not the folder of a run: it has no settings.json')
     studies = [read_json(f'{r}/settings.json')['study'] for r in (one, two)]
     if len({*studies})>1: raise ValueError(f'{one} is a run of {studies[0]}, {two} one of {studies[1]}: runs of one study can be compared')
     t = compare(one, two)
@@ -147,7 +149,7 @@ def score(
     file:str,  # Events
     *, o:str,  # Where to: .parquet or .csv
 ):
-    "Energy of each event (of an autoencoder its bound, of a transformer its surprise), and the p-value under the background hypothesis"
+    "Energy of each event (of an autoencoder the score it was trained for, of a transformer its surprise), and the p-value under the background hypothesis"
     import pandas as pd
     from hepebm.core.arrays import atomic, load
     from hepebm.data.jets import DataError

@@ -240,6 +240,7 @@ def _tree(path):
 
 def _inventory(path):
     "What is stored: (kind, names with shapes, number of events or None)"
+    if (path/'model.json').is_file(): raise DataError(f'{path} is the folder of a model, not of events: name it in hepebm score or sample')
     if (path/'settings.json').is_file(): raise DataError(f'{path} is the folder of a run: open its report.html, or name it in hepebm score, sample or compare')
     if path.is_dir(): return 'folder of muons', [o.name for o in sorted(path.iterdir())], None if not (f := path/'cms_csvs/dimuon_invariant_mass.csv').exists() else sum(1 for _ in f.open())
     if path.suffix=='.safetensors': a = load(path); return 'arrays', [f'{k} {tuple(v.shape)}' for k,v in a.items()], len(a)
@@ -266,6 +267,15 @@ def _range(name, v):
     v = v.double()
     return f'{name:<11} {v.min():.4g} to {v.max():.4g}, median {v.median():.4g}'
 
+def _scores(path):
+    "What `hepebm score` wrote, in words; nothing of any other file"
+    if path.is_dir() or path.suffix not in ('.parquet','.csv'): return
+    import pandas as pd
+    names = [*pd.read_csv(path, nrows=0)] if path.suffix=='.csv' else parquet_contents(path)[0]
+    if 'p_value' not in names or not {*names} <= {'p_value','score','energy','__index_level_0__'}: return
+    t = pd.read_csv(path) if path.suffix=='.csv' else pd.read_parquet(path)
+    return '\n'.join([f'{path.name}: scores of {len(t):,} events, as hepebm score writes them'] + [_range(k, torch.as_tensor(t[k].to_numpy())) for k in t])
+
 def describe(
     path,     # A file or folder in any layout that this package reads
     n=10_000, # Events to look at for ranges
@@ -273,6 +283,7 @@ def describe(
     "What a file holds: format, keys, events, particles, ranges, classes; of a numpy archive (.npz) names, shapes and types"
     path = Path(path).expanduser()
     if not path.is_dir(): check_file(path)
+    if told := _scores(path): return told
     if path.suffix=='.npz': return '\n'.join([f'{path.name}: numpy archive, {path.stat().st_size/1e6:.3g} MB'] + [f'{k:<22} {s!s:<14} {t}' for k,s,t in _npz(path)])
     kind, names, total = _inventory(path)
     a = read_events(path, n)

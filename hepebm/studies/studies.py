@@ -146,9 +146,11 @@ def _enter(out, doc, resume):
         raise ValueError(f'{out} holds a run with other settings: ' + '; '.join(f'{k} is {a} there and {b} here' for k,(a,b) in diff.items()) + '. Name another folder with --out, or start anew with --no-resume')
 
 # %% ../../nbs/studies/70_studies.ipynb #9555d783
-def _forget(out):
-    "Remove a folder in which nothing was done but writing settings: they may have been the mistake"
-    if out.exists() and [p.name for p in out.iterdir()]==['settings.json']: (out/'settings.json').unlink(), out.rmdir()
+def _forget(out, own=False):
+    "Remove a folder in which nothing was done but writing settings: they may have been the mistake; and if it is our `own`, `runs` too where nothing else is in it"
+    if not out.exists() or [p.name for p in out.iterdir()]!=['settings.json']: return
+    (out/'settings.json').unlink(), out.rmdir()
+    if own and not any(out.parent.iterdir()): out.parent.rmdir()
 
 # %% ../../nbs/studies/70_studies.ipynb #e75ae918
 _movie = dict(font=dict(color='rgba(0,0,0,0)'), currentvalue=dict(font=dict(color='#333')), ticklen=0, minorticklen=0, pad=dict(t=50, l=0, r=0))
@@ -324,13 +326,13 @@ def run_study(
     if jobs==0: raise ValueError('jobs 0: expected 1 or more, or -1 for all cores')
     doc = dict(study=name, preset=preset, seed=seed, **_data_id(data), settings=settings, versions=_versions(), hardware=_hardware(),
         command=_command(name, data, preset, seed, settings, out), started=time.strftime('%Y-%m-%d %H:%M'))
-    out = Path(out or f'runs/{name}-{preset}').expanduser()
+    named, out = out, Path(out or f'runs/{name}-{preset}').expanduser()
     run = Run(out, doc, _trainer(device, devices, precision), jobs)
     if not run.rank: _enter(out, doc, resume)
     if (out/'metrics.json').exists(): print(f'{out} is finished; --no-resume would start anew')
     else:
         try: STUDIES[name].run(run, data)
-        finally: _forget(out)
+        finally: _forget(out, own=not named)
         if run.rank: return out
         run.stage('writing the report')
         _finish(run)
