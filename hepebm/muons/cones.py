@@ -216,9 +216,9 @@ class ConeView(Row):
         return self._canvas
     def _cone(self, one, kinds, radius, sums):
         t, x = np.linspace(0, 2*np.pi, 100), one.cands[0]
-        where, size = torch.stack([_column(one, 'deta')[0], _column(one, 'dphi')[0]], 1), 6*_column(one, 'pt')[0].clamp(min=0).sqrt()
+        where, size = torch.stack([_column(one, 'deta')[0], _column(one, 'dphi')[0]], 1), 4*_column(one, 'pt')[0].clamp(min=0).sqrt()
         within = cone_distance(one)[0]<radius
-        discs = [points(where[m[0] & i], _kinds[k], size[m[0] & i], alpha=al, label=k*j) for k,m in kinds.items() for i,al,j in ((within,.8,1), (~within,.2,0))]
+        discs = [points(where[m[0] & i], _kinds[k], size[m[0] & i], alpha=al) for k,m in kinds.items() for i,al in ((within,.8), (~within,.2))]
         ring, cross = curve(radius*np.c_[np.cos(t), np.sin(t)], '#000000', 1.5), curve(np.array([[-.015,0],[.015,0],[np.nan,np.nan],[0,-.015],[0,.015]]), '#000000')
         return scene(ring, *discs, cross, x=(-.5,.5), y=(-.5,.5), xlabel='Δη', ylabel='Δφ', title=f'muon of {one.pt[0,0]:.0f} GeV', size=self.size, equal=True)
     def _sums(self, rs, radius, sums):
