@@ -1,7 +1,7 @@
 "Intervals of muon networks: what they must not depend on, and how often they hold the truth"
 import numpy as np, pytest, torch
 from functools import partial
-from hepebm.core.arrays import Arrays
+from hepebm.core.arrays import Arrays, Scaler
 from hepebm.core.metrics import auc
 from hepebm.core.training import adam
 from hepebm.data.muons import MassFit, toy_muons, z_window
@@ -72,7 +72,7 @@ def test_tpr_at(seed):
 
 def test_scan_stops_and_resumes(tmp_path):
     a = toys(240, 0)
-    kw = dict(k=3, valid=.2, epochs=8, patience=2, size=32, opt=adam(1e-2, fused=True), n=5)
+    kw = dict(k=3, valid=.2, epochs=8, patience=2, size=32, opt=adam(1e-2, fused=True), n=5, scaler=Scaler().fit(a.x))
     go = lambda **more: scan(net, a, {'all': range(4), 'first': [0], 'noise': [2,3]}, **kw, **more)
     whole, kept = go(), go(out=tmp_path)
     again = go(out=tmp_path)
@@ -83,7 +83,7 @@ def test_scan_stops_and_resumes(tmp_path):
 @pytest.mark.long
 def test_scan_in_processes():
     a = toys(240, 0)
-    kw = dict(k=3, valid=0, epochs=3, size=32, opt=adam(1e-2, fused=True), n=5)
+    kw = dict(k=3, valid=0, epochs=3, size=32, opt=adam(1e-2, fused=True), n=5, scaler=Scaler().fit(a.x))
     one, two = (scan(net, a, [[0,1],[2,3]], jobs=j, **kw) for j in (1, 2))
     assert torch.allclose(one.scores, two.scores, atol=1e-5)
 

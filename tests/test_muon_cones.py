@@ -78,7 +78,7 @@ def test_ratio_is_the_ratio():
 @pytest.mark.parametrize('which', ('none','same-sign','side'))
 def test_weights(which):
     a = toy_muons(3000, seed=1)
-    y = (torch.rand(3000, generator=torch.Generator().manual_seed(1))<.8).long()
+    y = (torch.rand(3000, generator=torch.Generator().manual_seed(1))<.5).long()
     w = side_weights(a, y, which)
     assert abs(w.mean()-1)<1e-5 and abs(w[y==1].sum()-w[y==0].sum())<1e-1
     flat = w[(y==0) & (a.charge.prod(1)<0)] if which!='side' else w[y==1]

@@ -160,7 +160,7 @@ def _tree_ratio(x, y, seed, k=5):
 def side_weights(
     a:Arrays,         # Muons
     label,            # (N,), 1 in the class where prompt muons abound
-    which='same-sign',# Events that are reweighted: pairs of equal charge, as published, 'side': all of label 0, or 'none'
+    which='same-sign',# Events that are reweighted: pairs of equal charge, as published, 'side': all of label 0, or 'none'; fewer than 20 stay as they are
     kind='kde',       # As in `density_ratio`
     **kw,             # Further arguments of `density_ratio`
 )->Tensor:            # (N,), of mean one, with the same sum in both classes
@@ -170,7 +170,7 @@ def side_weights(
     if label.unique().tolist()!=[0,1]: raise ValueError(f'label holds {label.unique().tolist()}: both classes, 0 and 1, are needed')
     rows, goal = {'same-sign': (same & (label==0), ~same), 'side': (label==0, label==1), 'none': (same & ~same,)*2}[which]
     w, at = torch.ones(len(a), dtype=torch.float64), torch.stack([a.eta[:,0], a.pt[:,0]], 1).cpu()
-    if rows.any(): w[rows.cpu()] = torch.as_tensor(density_ratio(at[rows.cpu()], at[goal.cpu()], kind, **kw))
+    if rows.sum()>=20: w[rows.cpu()] = torch.as_tensor(density_ratio(at[rows.cpu()], at[goal.cpu()], kind, **kw))
     for z in (0,1): w[label.cpu()==z] *= len(a)/2/w[label.cpu()==z].sum()
     return w.to(a.pt)
 
