@@ -22,8 +22,8 @@ from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import SPLITS, sample
 from ..muons.bootstraps import METRICS, bootstrap_table, bootstraps, cone_scan, difference, mass_metrics
 from ..muons.cones import PILEUP, RADII, _column, iso_features, isolation, published_split
-from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, particle_inputs, score_of, train_net, unmixed
-from ..muons.search import SearchView, compare_choices, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
+from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, particle_inputs, unmixed
+from ..muons.search import SearchView, compare_choices, crossfit, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
 from ..nn.efps import BETAS, KAPPAS, graphs
 from ..nn.ensembles import predict
 from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study
@@ -55,7 +55,7 @@ def muon_data(
     return AttrDict(**dict(zip(SPLITS, parts)), labels=('truth' if truth else 'weak') if labels=='auto' else labels, truth=truth)
 
 # %% ../../nbs/studies/77_muons.ipynb #7c8a83dc
-MODELS = dict(one='one cone', many='many cones', efps='many cones + EFPs', pfn='particles (PFN)')
+MODELS = dict(one='one cone', many='many cones', efps='many cones + EFPs', momenta='momenta (PFN)', pfn='particles (PFN)')
 
 def _sets(run, d, x):
     "Training, validation and test rows for inputs by part"
@@ -81,7 +81,7 @@ def _fit(run, pfn=False):
 
 def _bootstraps(run, d, sets, name, make, judge):
     s = run.set
-    return bootstraps(make, sets.train, s.bootstraps, sets.test, judge, by='label' if d.truth else 'mass', replicas=s.replicas, seed=run.seed, out=run.out/'training'/name, jobs=run.jobs or 1, **_fit(run, name=='pfn'))
+    return bootstraps(make, sets.train, s.bootstraps, sets.test, judge, by='label' if d.truth else 'mass', replicas=s.replicas, seed=run.seed, out=run.out/'training'/name, jobs=run.jobs or 1, **_fit(run, name in ('pfn','momenta')))
 
 # %% ../../nbs/studies/77_muons.ipynb #c6feb4bd
 def _banks(run, d):
@@ -89,15 +89,15 @@ def _banks(run, d):
     s = run.set
     gs = graphs(s.degree, 7, 1)
     powers = dict(kappas=KAPPAS, betas=BETAS) if s.powers=='published' else dict(kappas=(.5,1.,2.), betas=(.5,1.,2.))
-    return len(gs), {k: efp_features(d[k].to(run.device), gs, **powers) for k in ('train','test')}
+    parts = s.parts.split() if {'charge','id','pdgid'} & {*d.train.features} else ['all']
+    return len(gs), {k: efp_features(d[k].to(run.device), gs, parts=parts, **powers) for k in ('train','test')}
 
-def _search(run, d, sets, banks, n_graphs):
-    "Target, rounds of the search, and other choices"
+def _search(run, d, sets, banks):
+    "Rounds of the search, and other choices"
     s, fit = run.set, _fit(run) | dict(patience=run.set.patience or None)
-    rows = search_rows(sets.many.train.label, seed=run.seed)
+    rows, apart = (search_rows(sets.many.train.label, (share,.25), run.seed) for share in (0,.25))
     run.stage('training the network to be understood')
-    pfn = train_net(_particles(s, sets.pfn.train), sets.pfn.train[rows.fit], sets.pfn.valid, seed=run.seed, out=run.out/'training'/'target', **_fit(run, True) | dict(patience=s.patience or None))
-    target = score_of(pfn, sets.pfn.train)
+    target = crossfit(_particles(s, sets.pfn.train), sets.pfn.train, rows, s.starts, run.seed, dict(out=run.out/'training'/'target', patience=s.patience or None) | _fit(run, True)).score
     make, names = partial(_network, s), banks['train'].features
     choices = []
     for c in guided_search(make, sets.many.train, banks['train'], target, rows, names, s.rounds, pairs=s.pairs, starts=s.starts, seed=run.seed, out=run.out/'training'/'search', fit=fit):
@@ -107,8 +107,8 @@ def _search(run, d, sets, banks, n_graphs):
     base, bank = (LogScaler().fit(x)(x).cpu() for x in (sets.many.train.x, banks['train'].x))
     a = sets.many.train.to('cpu')
     lasso = lasso_choice(base[rows.fit], bank[rows.fit], a.label[rows.fit], 20, a.weight[rows.fit])
-    ways = {'guided search': [c.index for c in choices if c.index is not None], 'LASSO': lasso, 'permutations': permutation_choice(make, sets.many.train, banks['train'].x, s.rounds, lasso, rows, seed=run.seed, fit=fit)}
-    return pfn, rows, choices, ways
+    ways = {'guided search': [c.index for c in choices if c.index is not None], 'LASSO': lasso, 'permutations': permutation_choice(make, sets.many.train, banks['train'].x, s.rounds, lasso, apart, seed=run.seed, fit=fit)}
+    return choices, ways
 
 def _network(s, x): return _dense(s, x)()
 
@@ -118,7 +118,7 @@ def _best(choices):
     return list(found or choices[-1].chosen or [choices[0].index]*(choices[0].index is not None))
 
 # %% ../../nbs/studies/77_muons.ipynb #e8b06dae
-_order = (('one','many'), ('many','efps'), ('efps','pfn'), ('many','pfn'))
+_order = (('one','many'), ('many','efps'), ('efps','pfn'), ('many','momenta'), ('momenta','pfn'), ('many','pfn'))
 
 def _results(run, boots, judge, by):
     "Tables of the models, of the steps between them, and what the order is"
@@ -156,7 +156,7 @@ def _bars(x, y, e, color, label):
 def _cone_panel(scan, boots):
     t = scan.table
     x = t.index[0]-.5, t.index[-1]+.5
-    return scene(*_bars(t.index.to_numpy(), t.auc.to_numpy(), t.error.to_numpy(), PALETTE[0], 'cross-validation'), *[m for i,k in enumerate(k for k in ('efps','pfn') if k in boots) for m in _band(x, boots[k].found['auc'], PALETTE[1+i], MODELS[k])], xlabel='cones, largest first', ylabel='AUC')
+    return scene(*_bars(t.index.to_numpy(), t.auc.to_numpy(), t.error.to_numpy(), PALETTE[0], 'cross-validation'), *[m for i,k in enumerate(k for k in ('efps','momenta','pfn') if k in boots) for m in _band(x, boots[k].found['auc'], PALETTE[1+i], MODELS[k])], xlabel='cones, largest first', ylabel='AUC')
 
 def _choice_panel(table, boots):
     x = table.index.min()-.3, table.index.max()+.3
@@ -219,14 +219,15 @@ def _fits(s):
         if s[k] not in known: raise ValueError(f'{k}={s[k]}: expected {" or ".join(known)}')
     one('labels', ('auto','truth','weak')), one('reweight', ('same-sign','side','none')), one('kind', ('kde','trees')), one('pileup', PILEUP), one('powers', ('published','few'))
     if not 1<=s['cones']<=18: raise ValueError(f'cones={s["cones"]}: expected 1 to 18')
+    if not s['parts'].split() or {*s['parts'].split()}-{'all','charged','neutral'}: raise ValueError(f'parts={s["parts"]}: expected some of all, charged, neutral')
     if not 1<=s['degree']<=7: raise ValueError(f'degree={s["degree"]}: expected 1 to 7 edges')
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
-_laptop = dict(labels='auto', cones=9, pileup='keep', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
-    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=5, pairs=50_000, starts=3, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=False, train=6000, test=3000)
+_laptop = dict(labels='auto', cones=9, pileup='keep', parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
+    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=False, train=6000, test=3000)
 
-@study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=1, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
-    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, refit=True, train=10_000_000, test=10_000_000))
+@study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
+    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, refit=True, train=10_000_000, test=10_000_000))
 def muon_study(
     run,       # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped muons
@@ -237,17 +238,17 @@ def muon_study(
     run.stage('reading muons')
     d = muon_data(data, s.labels, run.seed)
     d.train, d.test = d.train[:s.train], d.test[:s.test]
-    see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup), many=lambda a: iso_features(a, s.cones, pileup=s.pileup), pfn=particle_inputs)
+    see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup), many=lambda a: iso_features(a, s.cones, pileup=s.pileup), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
     sets = AttrDict({k: _sets(run, d, {p: f(d[p]) for p in SPLITS}) for k,f in see.items()})
     sets = AttrDict({k: AttrDict({p: a.to(run.device) for p,a in v.items()}) for k,v in sets.items()})
     run.stage('polynomials')
     n_graphs, banks = _banks(run, d)
-    pfn, rows, choices, ways = _search(run, d, sets, banks, n_graphs)
+    choices, ways = _search(run, d, sets, banks)
     best = _best(choices)
     add = lambda p: sets.many[p].assign(x=torch.cat([sets.many[p].x, banks[p].x[:,best].to(sets.many[p].x)], 1))
     if best: sets.efps = AttrDict(train=add('train'), test=add('test'))
     judge, by = (METRICS, 'label') if d.truth else (mass_metrics(MassFit().fit(d.test.mass)), 'mass')
-    makes = {k: _particles(s, sets.pfn.train) if k=='pfn' else _dense(s, sets[k].train.x) for k in MODELS if k in sets}
+    makes = {k: _particles(s, sets[k].train) if k in ('pfn','momenta') else _dense(s, sets[k].train.x) for k in MODELS if k in sets}
     boots = {}
     for k,make in makes.items():
         run.stage(f'{s.bootstraps} bootstraps: {MODELS[k]}')
@@ -257,13 +258,8 @@ def muon_study(
     scan = cone_scan(lambda: IsoNet(19, s.width), full, k=s.folds, seed=run.seed, out=run.out/'training'/'scan', jobs=run.jobs or 1, **_fit(run) | dict(epochs=s.scan_epochs, patience=s.patience or None))
     run.stage('comparing choices')
     table = compare_choices(partial(_network, s), sets.many.train, banks['train'].x, sets.many.test, banks['test'].x, ways, range(1+max(map(len, [v[:s.rounds] for v in ways.values()]))), s.starts, seed=run.seed, fit=_fit(run) | dict(patience=s.patience or None))
-    _keep(run, pfn, boots, sets)
+    for k,b in boots.items(): save_model(run.out/('model' if k=='pfn' else f'model-{k}'), b.ensemble.to('cpu'))
     _report(run, d, boots, judge, by, choices, ways, table, scan, banks['train'].features, n_graphs, best)
-
-def _keep(run, pfn, boots, sets):
-    "The networks"
-    save_model(run.out/'model', pfn.to('cpu'))
-    for k in boots: save_model(run.out/f'model-{k}', boots[k].ensemble.to('cpu'))
 
 # %% ../../nbs/studies/77_muons.ipynb #04980193
 def _report(run, d, boots, judge, by, choices, ways, table, scan, names, n_graphs, best):
@@ -297,4 +293,4 @@ def _story(run, d, boots, best, names, choices):
     s, b = run.set, boots['one']
     return (f'Networks were trained on {len(d.train):,} muons with {"labels of the file" if d.labels=="truth" else "weak labels from the mass window"}, {s.bootstraps} bootstraps of each, and judged on {len(b.test):,} test muons '
         + ('by their labels' if d.truth else 'by the sWeights of a mass fit') + f', which no training and no search has seen. They saw the largest cone, the {s.cones} largest ones, these and {len(best)} energy flow polynomials ({", ".join(names[i] for i in best) or "none was found"}), or all particles, '
-        f'always with the sum of all momenta beside the cones. The polynomials were chosen among {len(names):,}; the search ended after {len(choices)} rounds: ' + dict(closed='the gap to the network on particles is closed within its interval', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
+        f'always with the sum of all momenta beside the cones; once with, and once without what each particle is. The polynomials were chosen among {len(names):,}; the search ended after {len(choices)} rounds: ' + dict(closed='the gap to the network on particles is closed within its interval', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
