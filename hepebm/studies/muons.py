@@ -40,31 +40,28 @@ def muon_data(
     data=None,     # File, folder or public set; `None` takes the shipped muons
     labels='auto', # Of the training: 'truth', 'weak', or 'auto': of the file if it has them
     seed=0,        # Of the split of a file
-):                 # train, valid, test: muons; labels; truth: are there labels to judge by?
-    "Muons in three parts"
-    if data is None: parts = [sample('muons', s) for s in SPLITS]
+):                 # train, test: muons; labels; truth: are there labels to judge by?
+    "Muons to train and to test on"
+    if data is None: train, test = concat([sample('muons', s) for s in SPLITS[:-1]]), sample('muons', SPLITS[-1])
     else:
         a = _user_muons(data)
         if 'label' not in a: a = z_window(a, pt=25, eta=2.1)
         y = a.label if 'label' in a else weak_labels(a)
         if min(n := [int((y==k).sum()) for k in (0,1)])<60: raise DataError(f'{data}: {n[0]} and {n[1]} events of the two classes are too few to train and test on')
         cut = published_split(y, seed=seed)
-        parts = [a[r] for r in (*cut.parts[0], cut.test)]
-    truth = 'label' in parts[0]
+        train, test = a[torch.cat(cut.parts[0]).sort().values], a[cut.test]
+    truth = 'label' in train
     if labels=='truth' and not truth: raise DataError(f'{data} has no labels: use labels=weak')
-    return AttrDict(**dict(zip(SPLITS, parts)), labels=('truth' if truth else 'weak') if labels=='auto' else labels, truth=truth)
+    return AttrDict(train=train, test=test, labels=('truth' if truth else 'weak') if labels=='auto' else labels, truth=truth)
 
 # %% ../../nbs/studies/77_muons.ipynb #7c8a83dc
 MODELS = dict(one='one cone', many='many cones', efps='many cones + EFPs', momenta='momenta (PFN)', pfn='particles (PFN)')
 
-def _sets(run, d, x):
-    "Training, validation and test rows for inputs by part"
-    s = run.set
-    own = dict(which=s.reweight, kind=s.kind)
-    train, valid = (muon_set(d[k], x[k], d.labels, **own) for k in ('train','valid'))
-    return AttrDict(train=train, valid=valid, test=muon_set(d.test, x['test'], 'truth' if d.truth else 'weak', **own))
-
-def _inputs(run, d, see): return {k: see(d[k]).to(run.device) for k in SPLITS}
+def _sets(run, d, see):
+    "Rows to train and to test on, for what `see` makes of muons"
+    own = dict(which=run.set.reweight, kind=run.set.kind)
+    train, test = muon_set(d.train, see(d.train), d.labels, **own), muon_set(d.test, see(d.test), 'truth' if d.truth else 'weak', **own)
+    return AttrDict(train=train.to(run.device), test=test.to(run.device))
 
 def _dense(s, x):
     "Maker of dense networks on inputs `x`"
@@ -100,7 +97,7 @@ def _search(run, d, sets, banks):
     target = crossfit(_particles(s, sets.pfn.train), sets.pfn.train, rows, s.starts, run.seed, dict(out=run.out/'training'/'target', patience=s.patience or None) | _fit(run, True)).score
     make, names = partial(_network, s), banks['train'].features
     choices = []
-    for c in guided_search(make, sets.many.train, banks['train'], target, rows, names, s.rounds, pairs=s.pairs, starts=s.starts, seed=run.seed, out=run.out/'training'/'search', fit=fit):
+    for c in guided_search(make, sets.many.train, banks['train'], target, rows, names, s.rounds, pairs=s.pairs, starts=s.starts, level=s.level, seed=run.seed, out=run.out/'training'/'search', fit=fit):
         run.stage(f'search, round {c.round}: AUC {c.auc:.4f}, target {c.target:.4f}' + (f', takes {c.name}' if c.name else f'; ends: {c.stop}'))
         choices.append(c)
     run.stage('other choices')
@@ -221,13 +218,14 @@ def _fits(s):
     if not 1<=s['cones']<=18: raise ValueError(f'cones={s["cones"]}: expected 1 to 18')
     if not s['parts'].split() or {*s['parts'].split()}-{'all','charged','neutral'}: raise ValueError(f'parts={s["parts"]}: expected some of all, charged, neutral')
     if not 1<=s['degree']<=7: raise ValueError(f'degree={s["degree"]}: expected 1 to 7 edges')
+    if not 0<s['level']<1: raise ValueError(f'level={s["level"]}: expected a share between 0 and 1')
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
 _laptop = dict(labels='auto', cones=9, pileup='keep', parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
-    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=False, train=6000, test=3000)
+    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=False, train=7000, test=3000, level=.68)
 
 @study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
-    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, refit=True, train=10_000_000, test=10_000_000))
+    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, level=.95, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, refit=True, train=10_000_000, test=10_000_000))
 def muon_study(
     run,       # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped muons
@@ -239,8 +237,7 @@ def muon_study(
     d = muon_data(data, s.labels, run.seed)
     d.train, d.test = d.train[:s.train], d.test[:s.test]
     see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup), many=lambda a: iso_features(a, s.cones, pileup=s.pileup), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
-    sets = AttrDict({k: _sets(run, d, {p: f(d[p]) for p in SPLITS}) for k,f in see.items()})
-    sets = AttrDict({k: AttrDict({p: a.to(run.device) for p,a in v.items()}) for k,v in sets.items()})
+    sets = AttrDict({k: _sets(run, d, f) for k,f in see.items()})
     run.stage('polynomials')
     n_graphs, banks = _banks(run, d)
     choices, ways = _search(run, d, sets, banks)
