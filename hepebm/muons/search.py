@@ -144,6 +144,7 @@ class Choice(NamedTuple):
     stop:str|None    # Why the search ends: 'closed', 'no gain', 'rounds', 'agreement'
     ados:Tensor=None # (K,) of all columns
 
+# %% ../../nbs/muons/62_search.ipynb #41ba4395
 def _gap(f, g, label, weight=None): return auc(g, label, weight)-auc(f, label, weight)
 
 class _Search:
@@ -182,6 +183,7 @@ class _Search:
         stop = _why(now, before, self.s, self.bank.shape[1])
         return Choice(**now | (dict(index=None, name=None, ado=None) if stop else {}), stop=stop)
 
+# %% ../../nbs/muons/62_search.ipynb #da363c56
 def _why(now, before, s, columns):
     "Reason to stop, if there is one"
     if now['low']<=0: return 'closed'
