@@ -6,11 +6,12 @@ Docs: https://hepebm.github.io/hepebm/tokens/tokenizer.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'columns', 'four_vectors', 'Buckets', 'JetTokenizer', 'whole', 'reconstruction', 'jet_tokenizer', 'Tokens',
-           'splits', 'best_bins', 'check_tokenizer']
+           'splits', 'best_bins', 'check_tokenizer', 'Agreement', 'agreement']
 
 # %% ../../nbs/tokens/51_tokenizer.ipynb #21e8d022
-import hashlib, json, warnings
+import copy, hashlib, json, warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Buckets:
         a:Arrays,       # With `mask` (N, P), filled from the left
         group=16,       # Batches that are sorted together
         wide=('x','mask','kind','tokens','ids'), # Arrays with an axis of particles
-    ): self.a, self.group, self.wide, self.counts = a, group, [k for k in wide if k in a], a.mask.sum(1)
+    ): self.a, self.group, self.wide, self.counts = a, group, [k for k in wide if k in a], a.mask.sum(1).cpu()
     def __len__(self): return len(self.a)
     def _cut(self, i):
         n, b = max(int(self.counts[i].max()), 1), self.a[i]
@@ -76,7 +77,7 @@ class Buckets:
         g = generator(seed) if shuffle else None
         order = torch.randperm(len(self), generator=g) if shuffle else torch.arange(len(self))
         for part in order.split(size*self.group):
-            parts = part[self.counts.cpu()[part].argsort(stable=True)].split(size) if shuffle else part.split(size)
+            parts = part[self.counts[part].argsort(stable=True)].split(size) if shuffle else part.split(size)
             for k in torch.randperm(len(parts), generator=g).tolist() if shuffle else range(len(parts)): yield self._cut(parts[k])
 
 # %% ../../nbs/tokens/51_tokenizer.ipynb #833aae8b
@@ -238,43 +239,46 @@ def identity(self:JetTokenizer):
 
 # %% ../../nbs/tokens/51_tokenizer.ipynb #ebc3041d
 def _by_length(counts, chunk):
-    "Chunks of rows of like length, and the length"
-    for i in counts.argsort(stable=True).split(chunk): yield i, int(counts[i].max())
+    "Chunks of rows of like length, where they lie, and the length; without empty ones"
+    order = counts.argsort(stable=True)
+    for i,n in zip(order.split(chunk), counts[order].cpu().split(chunk)):
+        if n.any(): yield i, int(n[-1])
+
+@patch
+def _filled(self:JetTokenizer, out, counts, chunk, f):
+    "`out[i,:n] = f(i, n)`, a chunk of rows at a time, in evaluation"
+    training = self.training
+    self.eval()
+    try:
+        with torch.inference_mode():
+            for i,n in _by_length(counts, chunk): out[i,:n] = f(i, n).to(out)
+    finally: self.train(training)
+    return out
 
 @patch
 def encode(self:JetTokenizer,
     a:Arrays,  # Jets, or rows from `columns`
     chunk=256, # Jets at a time
-)->Tokens:
-    "Jets as tokens, on the device of the model"
+)->Tokens:     # Where the jets lie
+    "Jets as tokens, by the model on its device"
     if not len(a): raise ValueError('there are no jets to encode')
     rows, home = (a if 'x' in a else self.columns(a)), next(self.buffers()).device
-    ids, counts, training = torch.full(rows.mask.shape, -1), rows.mask.sum(1), self.training
-    self.eval()
-    with torch.inference_mode():
-        for i,n in _by_length(counts, chunk):
-            if not n: continue
-            b = {k: rows[k][i,:n].to(home) for k in ('x','mask','kind') if k in rows}
-            ids[i,:n] = self.quantizer(self._inside(b), b['mask']).indices.to(ids.device)
-    self.train(training)
+    def one(i, n):
+        b = {k: rows[k][i,:n].to(home) for k in ('x','mask','kind') if k in rows}
+        return self.quantizer(self._inside(b), b['mask']).indices
+    ids = self._filled(torch.full(rows.mask.shape, -1, device=rows.mask.device), rows.mask.sum(1), chunk, one)
     return Tokens(ids, rows.mask, Arrays(**{k: v for k,v in rows.items() if k not in ('x','mask','kind')}), self.codes, self.identity)
 
 @patch
 def decode(self:JetTokenizer,
     t:Tokens,
     chunk=256, # Jets at a time
-)->Arrays:     # p4, mask, what was known of the jets, and for an extended tokenizer pid, charge, d0 and dz [mm]
+)->Arrays:     # p4, mask, what was known of the jets, and for an extended tokenizer pid, charge, d0 and dz [mm]; where the tokens lie
     "Tokens as jets, about their axes, or about eta 0 and phi 0"
     if t.tokenizer!=self.identity: raise ValueError(f'these are tokens of tokenizer {t.tokenizer}, and this is {self.identity}: decode with the one they were made with')
-    home, (N,P), training = next(self.buffers()).device, t.ids.shape, self.training
-    y = torch.zeros(N, P, 3 if not self.extended else 5+KINDS)
-    self.eval()
-    with torch.inference_mode():
-        for i,n in _by_length(t.mask.sum(1), chunk):
-            if not n: continue
-            m = t.mask[i,:n].to(home)
-            y[i,:n] = self._outside(self.quantizer.decode(t.ids[i,:n].to(home)), m).to(y)
-    self.train(training)
+    home = next(self.buffers()).device
+    def one(i, n): return self._outside(self.quantizer.decode(t.ids[i,:n].to(home)), t.mask[i,:n].to(home))
+    y = self._filled(torch.zeros(*t.ids.shape, 3 if not self.extended else 5+KINDS, device=t.ids.device), t.mask.sum(1), chunk, one)
     J = {k: v for k,v in t.jets.items()}
     out = dict(p4=four_vectors(y, t.mask, self.R, J.get('jet_eta', 0.), J.get('jet_phi', 0.)), mask=t.mask)
     if self.extended:
@@ -318,7 +322,7 @@ def best_bins(
     **kw,             # Of `JetTokenizer`: particles, R
 )->JetTokenizer:
     "The grid with the smallest median error of the jet mass"
-    R, take = kw.get('R', .8), lambda a: columns(a, kw.get('particles', 128), kw.get('R', .8))
+    R, take = kw.get('R', .8), lambda a: columns(a, kw.get('particles', 128), kw.get('R', .8)).to('cpu')
     rows, judged = take(train), take(train if valid is None else valid)
     some, f = _rounded(rows[:2000], judged[:200]), _rounded(rows, judged)
     def error(n, f, a): return (whole(torch.stack([f(k, n[k]) for k in range(3)], -1), a.mask, R)[1]-a.jet_mass).abs().median().item()
@@ -332,7 +336,7 @@ _watched = 'pt','mass','tau21','tau32'
 def _row(a, b):
     "Residuals b - a in numbers"
     d = (b-a).double()
-    q = torch.quantile(d[:2_000_000], torch.tensor([.16,.5,.84], dtype=d.dtype))
+    q = torch.quantile(d[:2_000_000], torch.tensor([.16,.5,.84]).to(d))
     return dict(median=q[1].item(), low=q[0].item(), high=q[2].item(), error=d.abs().median().item(), w1=w1(a, b))
 
 @patch
@@ -371,3 +375,36 @@ def check_tokenizer(
     assert same>.999, f'{1-same:.1%} of the tokens depend on which jets are encoded together'
     empty = tok.encode(a[:2].assign(mask=torch.zeros_like(a.mask[:2])))
     assert not empty.mask.any() and not tok.decode(empty).p4.any(), 'empty jets have no tokens'
+
+# %% ../../nbs/tokens/51_tokenizer.ipynb #59d87327
+class Agreement(NamedTuple):
+    "Of the codes that two copies of a tokenizer give to the same particles"
+    share:float    # Of particles with the same code
+    gap:float      # Largest difference of the distances to two codes that differ
+    rounding:float # Largest distance of a latent, and of a code, from that in double precision
+    size:float     # Mean length of the latents
+    @property
+    def tied(self): "Are all differences ties?"; return self.gap <= 2*self.rounding
+
+def agreement(
+    tok:JetTokenizer,   # With a codebook: 'vqvae' or 'mlp'
+    other:JetTokenizer, # A copy, on another device or of other precision
+    a:Arrays,           # Jets
+    chunk=256,          # Jets at a time
+)->Agreement:
+    "Do two copies of a tokenizer give the same codes, and if not, are these ties?"
+    if not isinstance(tok.quantizer, VectorQuantizer): raise ValueError(f'distances to codes are those of a codebook, not of {type(tok.quantizer).__name__}')
+    rows = tok.columns(a).to('cpu')
+    true, one, two = (_coded(t, rows, chunk) for t in (copy.deepcopy(tok).cpu().double(), tok, other))
+    far = lambda ids: (true[1]-true[2][ids]).norm(dim=1)
+    off = lambda o: sum((u-v).norm(dim=1).max().item() for u,v in zip(o[1:], true[1:]))
+    return Agreement((one[0]==two[0]).double().mean().item(), (far(one[0])-far(two[0])).abs().max().item(), max(off(one), off(two)), true[1].norm(dim=1).mean().item())
+
+def _coded(tok, rows, chunk):
+    "Codes of all particles, their latents as the search sees them, and the codebook; on the CPU"
+    home, dtype, m = next(tok.buffers()).device, next(tok.parameters()).dtype, rows.mask
+    rows = rows.to(dtype)
+    def one(i, n): return tok._inside({k: rows[k][i,:n].to(home) for k in ('x','mask','kind') if k in rows})
+    z = tok._filled(torch.zeros(*m.shape, tok.quantizer.dim, dtype=torch.float64), m.sum(1), chunk, one)[m]
+    if tok.quantizer.cosine: z = nn.functional.normalize(z, dim=1, eps=1e-6)
+    return tok.encode(rows, chunk).ids[m], z, tok.quantizer.vectors().detach().cpu().double()
