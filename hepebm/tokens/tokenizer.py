@@ -138,7 +138,7 @@ def _inside(self:JetTokenizer, rows):
 @patch
 def _outside(self:JetTokenizer, q, mask):
     "What the decoder makes of quantised latents: features, then logits of the kinds"
-    return q if self.kind=='bins' else self.decoder(q, mask)
+    return q if self.kind=='bins' else self.decoder(q.to(next(self.decoder.parameters())), mask)
 
 @patch
 def forward(self:JetTokenizer,
