@@ -55,7 +55,7 @@ def run(
     resume:bool=True,         # Start anew in the folder
 ):
     "Run a study, or go on with one that was interrupted: the same command again"
-    from hepebm.studies import joint, tokens, toys, transfer, vae  # they register their studies
+    from hepebm.studies import joint, muons, tokens, toys, transfer, vae  # they register their studies
     from hepebm.studies.studies import run_study
     if bad := [s for s in set if '=' not in s]: raise ValueError(f'--set {bad[0]}: expected key=value')
     run_study(study, data, preset, out, seed, dict(s.split('=', 1) for s in set), resume, device, devices, precision, jobs)
@@ -63,7 +63,7 @@ def run(
 def listing():
     "Studies with their presets and settings, and the public sets that can be downloaded"
     from hepebm.data.public import REGISTRY
-    from hepebm.studies import joint, tokens, toys, transfer, vae  # they register their studies
+    from hepebm.studies import joint, muons, tokens, toys, transfer, vae  # they register their studies
     from hepebm.studies.studies import STUDIES
     for s in STUDIES.values():
         print(f'{s.name}: {s.what}\n  presets {", ".join(s.presets)}; settings {", ".join(s.presets["laptop"])}')
