@@ -765,11 +765,22 @@ def _settings(run, trainer):
         guard=run.guard and _describe(run.guard), processes=trainer.world_size, **{k: str(getattr(trainer, k)) for k in ('precision','accumulate_grad_batches','gradient_clip_val')})
 
 def _fingerprint(data):
-    "Rows and a checksum of a thousand of them"
-    if not isinstance(data, Arrays): return type(data).__name__
+    "Rows and a checksum of a thousand of them; of what is no `Arrays`, its `fingerprint` or that of what it holds"
+    if not isinstance(data, Arrays):
+        own = getattr(data, 'fingerprint', None)
+        held = [*_held(data)] if own is None else [str(own)]
+        return type(data).__name__ + f' of {", ".join(held)}'*bool(held)
     some = data[::max(1, len(data)//1000)]
     crc = functools.reduce(lambda c,v: zlib.crc32(v.detach().cpu().contiguous().view(torch.uint8).numpy(), c), (v for _,v in sorted(some.items())), 0)
     return f'{len(data)} rows with checksum {crc:08x}'
+
+def _held(data):
+    "Of the arrays, names and functions that an object holds; numbers and the rest may change as it goes"
+    named = (str, Path, types.FunctionType, functools.partial)
+    for _,v in sorted(getattr(data, '__dict__', {}).items()):
+        many = v if isinstance(v, list) else [v]
+        if isinstance(v, Arrays): yield _fingerprint(v)
+        elif many and all(isinstance(o, named) for o in many): yield _describe([str(o) if isinstance(o, Path) else o for o in many])
 
 def _set_progress(trainer, run):
     "Make Lightning count on from where the run stands"
