@@ -269,6 +269,7 @@ class stream:
         chunks = [(f,i,min(i+chunk,s)) for f in files for s in [_contents(f, tree)[2]] for i in range(0, s, chunk)]
         if not chunks: raise DataError(f'no jets in {len(files)} files, the first is {files[0]}')
         self.chunks = share(chunks, rank, world, seed, world>1 if even is None else even)
+        self.fingerprint = f'{sum(c-b for _,b,c in chunks)} jets in {len(files)} files, {files[0]} to {files[-1]}'  # the same in every process
 
     def __len__(self): return sum(c-b for _,b,c in self.chunks)
     def __iter__(self):
