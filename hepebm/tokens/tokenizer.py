@@ -262,7 +262,7 @@ def encode(self:JetTokenizer,
 )->Tokens:     # Where the jets lie
     "Jets as tokens, by the model on its device"
     if not len(a): raise ValueError('there are no jets to encode')
-    rows, home = (a if 'x' in a else self.columns(a)), next(self.buffers()).device
+    rows, home = (self.columns(a) if 'p4' in a else a), next(self.buffers()).device
     def one(i, n):
         b = {k: rows[k][i,:n].to(home) for k in ('x','mask','kind') if k in rows}
         return self.quantizer(self._inside(b), b['mask']).indices
