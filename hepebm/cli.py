@@ -219,7 +219,7 @@ def tokenize(
     "Jets as the words of a trained tokenizer"
     from pathlib import Path
     from hepebm.core.training import load_model
-    from hepebm.tokens.token_files import tokenize
+    from hepebm.tokens.token_files import jet_pieces, tokenize
     if shard<1: raise ValueError(f'--shard {shard}: expected 1 or more')
     if Path(o).suffix and not o.endswith('.parquet'): raise ValueError(f'{o}: expected a file name that ends in .parquet, or a folder')
     found = next((p for p in (Path(model)/'model-tokenizer', Path(model)/'model', Path(model)) if (p/'model.json').exists()), None)
@@ -227,8 +227,7 @@ def tokenize(
     tok = load_model(found).eval()
     tok = getattr(tok, 'tokenizer', tok)
     if not hasattr(tok, 'encode') or not hasattr(tok, 'quantizer'): raise ValueError(f'{found} is a {type(tok).__name__}, not a tokenizer')
-    a = _jets(file)
-    n = tokenize(tok, (a[i:i+20_000] for i in range(0, len(a), 20_000)), o, shard)
+    n = tokenize(tok, jet_pieces(file), o, shard)
     print(f'{n:,} jets in {o}, {tok.codes:,} words of tokenizer {tok.identity}')
 
 # %% ../nbs/80_cli.ipynb #1d91b0b6

@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'columns', 'four_vectors', 'Buckets', 'JetTokenizer', 'whole
 # %% ../../nbs/tokens/51_tokenizer.ipynb #21e8d022
 import copy, hashlib, json, warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch
@@ -20,7 +21,7 @@ from ..core.metrics import w1
 from ..core.training import Task, _encode, adam, cosine, fit, generator, record, save_model
 from ..data.kinematics import jet, observables, p4, ptetaphim, relative, wrap
 from ..nn.sets import Block, mask_bias, mlp
-from .quantizers import FSQ, Bins, VectorQuantizer, usage
+from .quantizers import FSQ, Bins, VectorQuantizer, particle_mean, usage
 
 # %% ../../nbs/tokens/51_tokenizer.ipynb #9f376be1
 KINDS = 15  # classes of kind and charge: 3 pid + charge + 1
@@ -32,6 +33,7 @@ def columns(
     extended=False, # With identity, charge and displacement?
 )->Arrays:          # x (N, P, 3 or 5), mask, kind (N, P) if extended, and the jet's pt, mass, eta, phi, and label where there is one
     "What a tokenizer sees of jets: `x` is log pt - 1.8, and the distances from the axis times 2.4/R"
+    if extended: _check_extended(a)
     _, eta, phi = relative(a.p4, a.mask).unbind(-1)
     pt = ptetaphim(a.p4).pt
     keep = a.mask & (eta.abs()<R) & (phi.abs()<R) & (pt>0)
@@ -43,6 +45,13 @@ def columns(
     out = dict(x=torch.where(mask[...,None], torch.stack(x, -1), 0), mask=mask, jet_pt=J.pt, jet_eta=J.eta, jet_phi=J.phi, jet_mass=J.m)
     if extended: out['kind'] = torch.where(mask, take(a.pid)*3+take(a.charge)+1, 0)
     return Arrays(**out, **({'label': a.label} if 'label' in a else {}))
+
+def _check_extended(a):
+    "Say what is missing, or is no class of particles"
+    if miss := [k for k in ('pid','charge','d0','dz') if k not in a]: raise ValueError(f'an extended tokenizer needs pid, charge, d0 and dz [mm] of the particles, and these jets have no {", ".join(miss)}: give them, or take a tokenizer that is not extended')
+    for k,lo,hi in (('pid',0,KINDS//3-1),('charge',-1,1)):
+        v = a[k][a.mask]
+        if len(v) and not lo <= v.min() <= v.max() <= hi: raise ValueError(f'{k} of particles goes from {v.min()} to {v.max()}: expected {lo} to {hi}' + ' (numbers in hepebm.data.generators.KINDS, not PDG codes)'*(k=='pid'))
 
 def four_vectors(
     x:Tensor,    # (N, P, 3 or more) from `columns`
@@ -171,13 +180,13 @@ class reconstruction(nn.Module):
         self.jets, self.quantizer, self.kinds = jets, quantizer, kinds
     def forward(self, tok, batch)->dict:
         y, _, loss = tok(batch)
-        mask, F = batch['mask'], batch['x'].shape[-1]
-        terms = dict(features=(y[...,:F]-batch['x'])[mask].square().mean(), quantizer=self.quantizer*loss)
+        x, mask, F = batch['x'], batch['mask'], batch['x'].shape[-1]
+        mean = partial(particle_mean, training=tok.training)
+        terms = dict(features=mean((y[...,:F]-x).square().mean(-1), mask), quantizer=self.quantizer*loss)
         if self.jets:
-            full = mask.any(1)
-            (pt,m),(pt_,m_) = whole(batch['x'][full], mask[full], tok.R), whole(y[full], mask[full], tok.R)
-            terms['jets'] = self.jets*(((m_-m).abs()/m.clamp(min=5)).mean() + ((pt_-pt).abs()/pt).mean())
-        if tok.extended: terms['kinds'] = self.kinds*nn.functional.cross_entropy(y[mask][:,F:], batch['kind'][mask])
+            (pt,m),(pt_,m_) = whole(x, mask, tok.R), whole(y, mask, tok.R)
+            terms['jets'] = self.jets*mean((m_-m).abs()/m.clamp(min=5) + (pt_-pt).abs()/pt, mask.any(1))
+        if tok.extended: terms['kinds'] = self.kinds*mean(nn.functional.cross_entropy(y[...,F:].transpose(1, 2), batch['kind'], reduction='none'), mask)
         return terms
 
 # %% ../../nbs/tokens/51_tokenizer.ipynb #2ca2dad8
@@ -342,17 +351,20 @@ def _row(a, b):
 @patch
 def report(self:JetTokenizer,
     a:Arrays, # Jets
-):            # Table: median, 16 and 84 % quantiles and median size of the residuals (decoded less original), and Wasserstein distance; share of codes in use and perplexity in its `attrs`
-    "What tokens keep of jets and of particles, in GeV and in radians"
+):            # Table: median, 16 and 84 % quantiles and median size of the residuals (decoded less original), and Wasserstein distance; of an extended tokenizer d0 and dz of charged particles, and the share of wrong kinds; share of codes in use and perplexity in its `attrs`
+    "What tokens keep of jets and of particles, in GeV, radians and mm"
     import pandas as pd
     rows, t = self.columns(a), self.encode(a)
     b = self.decode(t)
     o, r, m = observables(a.p4, a.mask, self.R), observables(b.p4, b.mask, self.R), rows.mask
     table = {f'jet {k}': _row(o[k], r[k]) for k in _watched}
-    x, y = rows.x[m], relative(b.p4, b.mask)[m]
+    x = rows.x[m]
     table['particle pt'] = _row((x[:,0]+1.8).exp(), ptetaphim(b.p4[m]).pt)
     for j,k in ((1,'eta'),(2,'phi')): table[f'particle {k}'] = _row(x[:,j]*self.R/2.4, wrap(getattr(ptetaphim(b.p4), k)-b[f'jet_{k}'][:,None])[m])
-    if self.extended: table['particle kind'] = dict(error=(b.pid*3+b.charge+1!=rows.kind)[m].float().mean().item())
+    if self.extended:
+        track = m & (rows.kind%3!=1)
+        for j,k in ((3,'d0'),(4,'dz')): table[f'track {k}'] = _row(.1*(3*rows.x[...,j][track]).sinh(), b[k][track])
+        table['particle kind'] = dict(error=(b.pid*3+b.charge+1!=rows.kind)[m].float().mean().item())
     out = pd.DataFrame.from_dict(table, orient='index')
     out.attrs = dict(zip(('used','perplexity'), usage(t.ids, t.codes)))
     return out
