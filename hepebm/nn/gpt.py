@@ -410,11 +410,13 @@ def _bar(title, n):
     return tqdm(total=n, desc=title, unit='jet', disable=title is None or bool(os.environ.get('IN_TEST')))
 
 # %% ../../nbs/nn/21_gpt.ipynb #d055ad9b
-def _each(label, rows):
-    "A label for each row"
+def _each(label, rows, classes):
+    "A label for each row, one that the network knows"
     if label is None: return None
     label = torch.as_tensor(label, device=rows.device)
     if label.numel() != 1 and label.shape != (len(rows),): raise ValueError(f'label is a number, or one for each of {len(rows)} rows; got shape {tuple(label.shape)}')
+    if label.is_floating_point() or label.dtype == torch.bool: raise ValueError(f'labels are whole numbers, not {label.dtype}')
+    if classes and label.numel() and not 0 <= label.min() <= label.max() < classes: raise ValueError(f'labels from {int(label.min())} to {int(label.max())}: this network was made with classes={classes} and knows 0 to {classes-1}')
     return label.expand(len(rows))
 
 def _run(gpt, prompt, batch, length, stop, pad, label, features_of, rules, title=None, how=_cached):
@@ -425,7 +427,7 @@ def _run(gpt, prompt, batch, length, stop, pad, label, features_of, rules, title
     dev = gpt.head.weight.device
     prompt = prompt.to(dev)
     if len(prompt) and not 0 <= prompt.min() <= prompt.max() < c.vocab: raise ValueError(f'a prompt of ids from {int(prompt.min())} to {int(prompt.max())}: this network knows 0 to {c.vocab-1}')
-    label = _each(label, prompt)
+    label = _each(label, prompt, c.classes)
     with _quiet(gpt): out = how(gpt, prompt, batch, length, stop, label, features_of, rules, title)[:,:-1]
     n = int((out >= 0).any(0).sum())
     return torch.where(out < 0, pad, out)[:,:n].clone()
@@ -487,7 +489,7 @@ def log_prob(
     "Log probability of each row given its first id"
     if temperature<=0: raise ValueError(f'temperature={temperature} has to be positive')
     counts = _counted(tokens, pad, stop)
-    label = _each(label, tokens)
+    label = _each(label, tokens, gpt.config.classes)
     never, rows = _never(forbidden, gpt.config.vocab, tokens.device), max(1, chunk//max(tokens.shape[1], 1))
     out = gpt.head.weight.new_zeros(len(tokens))
     with _quiet(gpt):

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.arrays import Arrays
 from ..core.training import Random, Task, adam, cosine, fit, generator, record, save_model
-from ..nn.gpt import GPT, GPTConfig, write
+from ..nn.gpt import GPT, GPTConfig, _each, write
 from ..nn.gpt import log_prob as log_prob_of
 from ..nn.sets import DeepSet
 from .tokenizer import Buckets, JetTokenizer, Tokens, columns
@@ -72,6 +72,7 @@ def next_token(
 
 def _given(gpt, batch, at):
     "Label and features, if the network takes any"
+    if gpt.config.classes and 'label' not in batch: raise ValueError(f'this transformer knows jets of {gpt.config.classes} classes, and these have no label: say which, label=0 or one a jet')
     c, out = gpt.config, {}
     if c.classes: out['label'] = batch['label']
     if c.features: out['features'] = batch['x'][:,at]
@@ -117,11 +118,16 @@ def log_prob(self:JetGPT,
     label=None, # Class, or one a jet, given which; `None`: `a.label`. For a network that knows classes
     chunk=128,  # Jets at a time
 )->Tensor:      # (N,) [nat]
-    "Log-likelihood of jets"
+    "Log-likelihood of jets as words. With continuous inputs: of each word given the particles before it as they are, which is how well words are foretold and no likelihood of a jet; that of what it writes is `log_prob` of `Tokens`"
     s, w, home = self.sentences(a), self.words, next(self.gpt.parameters()).device
-    if label is not None: s = s.assign(label=torch.as_tensor(label).expand(len(s)))
+    if label is not None: s = s.assign(label=_label_of(self, label, s.tokens))
     def one(b): return log_prob_of(self.gpt, b.tokens, pad=w.pad, stop=w.stop, forbidden=[w.start, w.pad], **_given(self.gpt, b, slice(None))).cpu()
     return torch.cat([one(s[k:k+chunk].to(home)) for k in range(0, len(s), chunk)])
+
+def _label_of(model, label, rows):
+    c = model.gpt.config.classes
+    if not c: raise ValueError('this transformer knows no classes: leave label out')
+    return _each(label, rows, c)
 
 @patch
 def score(self:JetGPT,
@@ -133,7 +139,7 @@ def score(self:JetGPT,
 
 # %% ../../nbs/tokens/52_generation.ipynb #c242c801
 def jet_gpt(
-    train,           # Jets, or their `Tokens`
+    train,           # Jets, or their `Tokens` (but with `hybrid`, which reads particles)
     tok:JetTokenizer,
     valid=None,      # The same, to watch the loss on
     width=256,       # Of the transformer; 256, 3 and 8 were published
@@ -152,6 +158,7 @@ def jet_gpt(
     **kw,            # Of `GPTConfig`: positions, dropout, masking
 )->JetGPT:
     "A trained author of jets"
+    if hybrid and isinstance(train, Tokens): raise ValueError('hybrid=True reads features of particles, which Tokens do not have: pass the jets')
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         gpt = GPT(GPTConfig(Words(tok.codes).size, tok.particles+1, width, depth, heads, classes=classes, features=3*bool(hybrid), **kw))
@@ -159,11 +166,18 @@ def jet_gpt(
     model = JetGPT(gpt, tok)
     if hybrid: model.table.copy_(_looks(model, train))
     rows = model.sentences(train)
+    for s in (rows, *([] if valid is None else [judged := model.sentences(valid)])): _check_labels(s, classes)
     updates = epochs*-(-len(rows)//size)
     task = Task(gpt, objective, adam(lr, schedule=cosine(updates, min(100, updates//10)), weight_decay=1e-2))
-    fit(task, Buckets(rows), None if valid is None else Buckets(model.sentences(valid)), epochs=epochs, size=size, out=out, seed=seed, bar=bar, **{'gradient_clip_val': 5., **(trainer or {})})
+    fit(task, Buckets(rows), None if valid is None else Buckets(judged), epochs=epochs, size=size, out=out, seed=seed, bar=bar, **{'gradient_clip_val': 5., **(trainer or {})})
     if out: save_model(f'{out}/model', model)
     return model.eval()
+
+def _check_labels(s, classes):
+    "Before a training meets the one that is out of range"
+    if not classes: return
+    if 'label' not in s: raise ValueError(f'classes={classes}: these jets have no label')
+    _each(s.label, s.tokens, classes)
 
 def _begin_at_codes(gpt, tok, seed):
     "Words whose codes are neighbours begin with like vectors: random waves over the space of codes"
@@ -216,6 +230,7 @@ def generate_jets(
     **kw,      # Of `JetGPT.sample`: temperature, top_k, top_p, label
 )->Arrays:
     "Jets that a transformer writes"
+    if not isinstance(gpt, JetGPT) and not isinstance(tok, JetTokenizer): raise ValueError(f'a {type(gpt).__name__} writes words: generate_jets(gpt, tok) needs the tokenizer that knows what they mean, got tok={tok!r:.40}')
     model = gpt if isinstance(gpt, JetGPT) else JetGPT(gpt, tok).to(next(gpt.parameters()).device)
     if isinstance(gpt, GPT) and gpt.config.features: raise ValueError('a transformer with continuous inputs needs the table of its JetGPT: pass that')
     return model.sample(n, seed, batch, **kw)
@@ -234,9 +249,8 @@ class next_and_masked(nn.Module):
         self.weight, self.share, self.random = weight, share, Random(seed, 'masked')
     def forward(self, gpt, batch)->dict:
         tokens, mask = batch['tokens'], batch['mask']
-        n = mask.sum(1, keepdim=True)-2
-        at = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        hidden = (torch.rand(tokens.shape, generator=self.random.on(tokens.device), device=tokens.device)<self.share) & (at>0) & (at<=n)
+        particles = mask & (tokens>0) & (tokens<gpt.config.vocab-2)  # neither start nor stop, which a full page does not have
+        hidden = (torch.rand(tokens.shape, generator=self.random.on(tokens.device), device=tokens.device)<self.share) & particles
         h = gpt.hidden(tokens, mask, causal=False, masked=hidden, **_given(gpt, batch, slice(None)))[hidden]
         guess = nn.functional.cross_entropy(gpt.head(h), tokens[hidden], reduction='sum')/hidden.sum().clamp(min=1)
         return next_token(gpt, batch) | dict(masked=self.weight*guess)
@@ -258,12 +272,23 @@ def rerank(
     temperature=1.,# Of the weights: above 1 they differ less
 )->Reranked:
     "Weigh generated jets by an energy"
-    E = torch.as_tensor(energy(jets)).detach().double().cpu()
-    if E.shape!=(len(jets),): raise ValueError(f'an energy gives one number a jet, ({len(jets)},), not {tuple(E.shape)}')
-    logw = -E if log_q is None else -E-torch.as_tensor(log_q).double().cpu()
-    if not logw.isfinite().any() or logw.isnan().any(): raise ValueError('the energies are not finite: no weights can be made of them')
-    w = (logw/temperature).softmax(0)
+    if not len(jets): raise ValueError('there are no jets to weigh')
+    if not 0<temperature<math.inf: raise ValueError(f'temperature={temperature} has to be positive')
+    E = _numbers(energy(jets), len(jets), 'an energy')
+    if bad := int((E.isnan() | (E==-math.inf)).sum()): raise ValueError(f'the energies of {bad} of {len(jets)} jets are NaN or minus infinity, and give no weights (plus infinity is a weight of 0)')
+    if not E.isfinite().any(): raise ValueError('all energies are infinite: no jet is left')
+    if log_q is not None:
+        q = _numbers(log_q, len(jets), 'log_q')
+        if bad := int((~q.isfinite()).sum()): raise ValueError(f'log_q of {bad} of {len(jets)} jets is not finite: it is the log probability with which each was drawn')
+        E = E+q
+    w = (-E/temperature).softmax(0)
     return Reranked(jets, w, (1/w.square().sum()).item())
+
+def _numbers(v, n, what):
+    "One for each jet, in double precision"
+    v = torch.as_tensor(v).detach().double().cpu()
+    if v.shape!=(n,): raise ValueError(f'{what} gives one number a jet, of shape ({n},), not {tuple(v.shape)}')
+    return v
 
 # %% ../../nbs/tokens/52_generation.ipynb #1aa6575f
 def critic(
