@@ -1,11 +1,14 @@
 "Authors of jets: what they are asked for in vain, what is hidden, weights, and losses in several processes"
-import math
+import math, os, subprocess, sys
+from pathlib import Path
 import pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.data.samples import sample
 from hepebm.nn.gpt import GPT
 from hepebm.tokens.generation import JetGPT, generate_jets, jet_gpt, next_and_masked, next_token, rerank
 from hepebm.tokens.tokenizer import JetTokenizer
+
+root = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope='module')
 def jets(): return sample('jets', 'train', 400)
@@ -69,3 +72,59 @@ def test_weights_at_the_edge():
     for T in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match='temperature'): rerank(a, lambda a: a.x, temperature=T)
     with pytest.raises(ValueError, match='no jets'): rerank(a[:0], lambda a: a.x)
+
+def test_batches_without_particles(tok, jets):
+    "Jets of which nothing is left, a batch of them alone: every loss and gradient is finite, and hidden words have none"
+    m, empty = author(tok, masking=True), jets[:6].assign(mask=torch.zeros_like(jets[:6].mask))
+    rows = m.sentences(empty)
+    assert torch.equal(rows.mask.sum(1), torch.full((6,), 2))
+    terms = next_and_masked()(m.gpt.train(), rows)
+    sum(terms.values()).backward()
+    assert terms['next'].isfinite() and terms['masked']==0 and all(p.grad.isfinite().all() for p in m.gpt.parameters() if p.grad is not None)
+    nothing = rows.assign(mask=torch.zeros_like(rows.mask))
+    assert next_token(m.gpt, nothing)['next']==0
+
+PROCESSES = '''
+import sys, torch
+from torch import distributed
+import hepebm.tokens.generation as g
+from hepebm.core.arrays import Arrays
+from hepebm.core.training import _shares
+from hepebm.data.samples import sample
+from hepebm.nn.gpt import GPT
+from hepebm.tokens.tokenizer import Buckets, JetTokenizer
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.manual_seed(0)
+tok = JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2, particles=64).eval()
+m = g.JetGPT(GPT(vocab=515, width=16, depth=2, heads=2, length=65, masking=True), tok)
+m.gpt.double()
+a = sample('jets', 'train', 64)
+short = a.mask & (torch.arange(a.mask.shape[1])<torch.linspace(0, 64, 64)[:,None])     # from none to all of the particles
+some, few = m.sentences(a.assign(mask=short)), m.sentences(a.assign(mask=short & (torch.arange(64)>=32)[:,None]))
+batches = [b for b in Buckets(some).batches(22, shuffle=True, seed=3)] + [few, some.assign(mask=torch.zeros_like(some.mask))]   # sorted by length; nothing in the first half; nothing at all
+def gradient(objective, batch, weight=1.):
+    torch.rand = lambda *shape, **kw: batch['tokens']*7919%97/97.                      # what is hidden depends on words alone
+    m.zero_grad()
+    (sum(objective(m.gpt.train(), batch).values())*weight).backward()
+    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in m.gpt.parameters()])
+objectives = g.next_token, g.next_and_masked(share=.4)
+whole = [gradient(o, b) for o in objectives for b in batches]
+distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+parts = [gradient(o, *next(_shares([b], rank, 2, 1))) for o in objectives for b in batches]
+for p in parts: distributed.all_reduce(p)
+if not rank: torch.save([(w, p/2) for w,p in zip(whole, parts)], f'{folder}/both.pt')
+distributed.barrier(); distributed.destroy_process_group()
+'''
+
+def test_two_processes_have_the_gradient_of_one(tmp_path):
+    "Of both objectives, when one process has the short jets, only empty ones, or both have nothing"
+    script = tmp_path/'script.py'
+    script.write_text(PROCESSES)
+    env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    both = [subprocess.Popen([sys.executable, str(script), str(r), str(tmp_path)], env=env, stderr=subprocess.PIPE, text=True) for r in range(2)]
+    said = [p.communicate(timeout=200)[1] for p in both]
+    assert not any(p.returncode for p in both), said[0][-2000:]
+    pairs = torch.load(tmp_path/'both.pt', weights_only=True)
+    assert len(pairs)==2*5
+    for whole,parts in pairs: torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-13)
+    assert [bool(w.any()) for w,_ in pairs]==2*[True,True,True,True,False]

@@ -19,6 +19,7 @@ from ..core.training import Random, Task, adam, cosine, fit, generator, record, 
 from ..nn.gpt import GPT, GPTConfig, _each, write
 from ..nn.gpt import log_prob as log_prob_of
 from ..nn.sets import DeepSet
+from .quantizers import particle_mean
 from .tokenizer import Buckets, JetTokenizer, Tokens, columns
 
 # %% ../../nbs/tokens/52_generation.ipynb #6f5b66b4
@@ -68,7 +69,12 @@ def next_token(
     tokens, target = batch['tokens'][:,:-1], batch['tokens'][:,1:]
     real = batch['mask'][:,1:]
     h = gpt.hidden(tokens, mask=batch['mask'][:,:-1], **_given(gpt, batch, slice(None, -1)))
-    return dict(next=nn.functional.cross_entropy(gpt.head(h[real]), target[real]))
+    return dict(next=_surprise(gpt, h, target, real))
+
+def _surprise(gpt, h, tokens, which):
+    "Mean surprise of those of `tokens` (N, T) that count, of all processes in training; 0 if there are none"
+    each = nn.functional.cross_entropy(gpt.head(h[which]), tokens[which], reduction='none')
+    return particle_mean(each.new_zeros(which.shape).masked_scatter(which, each), which, gpt.training)
 
 def _given(gpt, batch, at):
     "Label and features, if the network takes any"
@@ -251,9 +257,8 @@ class next_and_masked(nn.Module):
         tokens, mask = batch['tokens'], batch['mask']
         particles = mask & (tokens>0) & (tokens<gpt.config.vocab-2)  # neither start nor stop, which a full page does not have
         hidden = (torch.rand(tokens.shape, generator=self.random.on(tokens.device), device=tokens.device)<self.share) & particles
-        h = gpt.hidden(tokens, mask, causal=False, masked=hidden, **_given(gpt, batch, slice(None)))[hidden]
-        guess = nn.functional.cross_entropy(gpt.head(h), tokens[hidden], reduction='sum')/hidden.sum().clamp(min=1)
-        return next_token(gpt, batch) | dict(masked=self.weight*guess)
+        h = gpt.hidden(tokens, mask, causal=False, masked=hidden, **_given(gpt, batch, slice(None)))
+        return next_token(gpt, batch) | dict(masked=self.weight*_surprise(gpt, h, tokens, hidden))
 
 # %% ../../nbs/tokens/52_generation.ipynb #0247d181
 class Reranked(NamedTuple):
