@@ -370,7 +370,7 @@ def _user_jets(data):
     if not full.all(): notes.append(f'{int((~full).sum()):,} jets without particles were left out.')
     if 'label' not in a: notes.append(f'The file has no label: all {int(full.sum()):,} jets were taken as background.')
     names = CLASSES if name=='jetclass' or str(data).endswith('.root') else None
-    a = check_jets(Arrays(p4=a.p4, mask=a.mask, label=a.label.long() if 'label' in a else torch.zeros(len(a), dtype=torch.long), **({'jet_pt': a.jet_pt} if 'jet_pt' in a else {}))[full], data)
+    a = check_jets(Arrays(p4=a.p4, mask=a.mask, label=a.label.long() if 'label' in a else torch.zeros(len(a), dtype=torch.long), **{k: a[k] for k in ('jet_pt','pid','charge','d0','dz') if k in a})[full], data)
     classes = a.label.unique().tolist()
     if classes[0]!=0: raise DataError(f'{data}: labels are {classes}; class 0 is the background, 1 and so on are signals' + ('' if 0 in classes else ', and there is no background'))
     return a, names or (['background'] if classes==[0] else [f'class {k}' for k in range(max(classes)+1)]), ' '.join(notes)
