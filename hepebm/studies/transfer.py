@@ -17,7 +17,7 @@ from .studies import study, write_text
 from .tokens import VARIANTS, token_data
 from ..tokens.generation import jet_gpt
 from ..tokens.tokenizer import jet_tokenizer
-from ..tokens.transfer import accuracy_by_size, balanced, linear_probe, fresh, paired, starts
+from ..tokens.transfer import accuracy_by_size, balanced, fresh, half_width, linear_probe, paired, starts
 
 # %% ../../nbs/studies/76_transfer.ipynb #944de4a4
 def _data(run, data):
@@ -29,6 +29,8 @@ def _data(run, data):
     keep = torch.tensor([names.index(c) if c in names else -1 for c in d.names])
     for k in ('train','valid','test'): d[k] = (a := d[k].assign(label=keep[d[k].label]))[a.label>=0]
     d.names, d.train, d.test = names, d.train[:s.train], d.test[:s.test]
+    if lost := [names[k] for p in (d.train, d.valid, d.test) for k in range(len(names)) if not (p.label==k).any()]: raise DataError(f'no jets of {lost[0]} in one of the parts to train, choose and test on: give more jets')
+    d.judges = min(s.valid, int(torch.bincount(d.valid.label).min())*len(names))//len(names)*len(names)
     return d
 
 def _pretrained(run, d):
@@ -43,7 +45,7 @@ def _pretrained(run, d):
     return tok, out
 
 # %% ../../nbs/studies/76_transfer.ipynb #3f0bfdcf
-_how = 'scratch','fine-tuned','frozen'
+_measures = dict(accuracy='Accuracy (mean over classes) on test jets', auc='Area under the ROC curve of test jets', test_loss='Loss on test jets (mean over classes) [nat]', loss='Loss on the validation jets that chose rate and end [nat]')
 
 def _sizes(s, d):
     "Numbers of labelled jets, up to the largest balanced set"
@@ -51,62 +53,70 @@ def _sizes(s, d):
     return sorted({n for n in map(int, s.sizes.split(',')) if n<most} | {most})
 
 def _curves(run, d, authors):
-    "All networks on all subsets, variant by variant"
+    "All networks on all subsets, variant by variant; a size that is done is not done again"
     import pandas as pd
     s, parts = run.set, []
     for v,a in authors.items():
-        a = a.to(run.device)
         rows = {k: a.sentences(d[k]) for k in ('train','valid','test')}
-        own = starts(a, len(d.names), s.head)
-        makes = {(k if k=='scratch' and len(authors)==1 else f'{k}, {v}'): own[k] for k in _how}
+        rows['valid'] = balanced(rows['valid'], d.judges, run.seed)
+        makes = {k if len(authors)==1 else f'{k}, {v}': f for k,f in starts(a, len(d.names), s.head).items()}
         for n in _sizes(s, d):
             run.stage(f'{v}: {n:,} labelled jets')
-            t = accuracy_by_size(makes, rows['train'], balanced(rows['valid'], min(s.valid, int(torch.bincount(d.valid.label).min())*len(d.names)), run.seed), rows['test'], (n,), seeds=s.seeds, rates=tuple(map(float, s.rates.split(','))), most=s.updates, every=s.every, patience=s.patience)
-            parts.append(t.assign(variant=v, how=t.name.str.partition(',')[0]))
+            if not (file := run.out/'training'/f'curves-{v}-{n}.csv').exists():
+                t = accuracy_by_size(makes, **rows, sizes=(n,), seeds=s.seeds, rates=tuple(map(float, s.rates.split(','))), size=s.batch, most=s.updates, every=s.every, patience=s.patience)
+                write_text(file, t.assign(variant=v, how=t.name.str.partition(',')[0]).to_csv(index=False))
+            parts.append(pd.read_csv(file, float_precision='round_trip'))
     return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/studies/76_transfer.ipynb #c73d68ff
+def _with(mean, half, sign=''): return f'{mean:{sign}.3f} ± {half:.3f}'
 
 def _tables(run, table):
     "Means, and differences on the same subsets"
     import pandas as pd
-    from scipy.stats import t as student
-    measures = [k for k in ('accuracy','auc') if k in table]
-    for m in measures:
-        g = table.groupby(['size','name'])[m]
-        mean, half = g.mean(), student.ppf(.975, (g.count()-1).clip(lower=1))*g.std()/g.count()**.5
-        shown = pd.DataFrame({k: f'{mean[k]:.3f} ± {half[k]:.3f}' for k in mean.index}, index=['v']).T['v'].unstack(0)
-        run.table(m, shown, f'{"Accuracy (mean over classes)" if m=="accuracy" else "Area under the ROC curve"} on test jets by number of labelled jets: mean over {run.set.seeds} subsets with its 95 % interval.', show=m=='accuracy')
-        for (n,k),v in mean.items(): run.metric(f'{m}/{k}/{n}', v, half[n,k])
-    rows = {}
-    for v,t in table.groupby('variant', sort=False):
-        first = t.name[t.how=='scratch'].iloc[0]
-        for how in _how[1:]:
-            p = paired(t, t.name[t.how==how].iloc[0], first)
-            for n,r in p.iterrows():
-                rows.setdefault(f'{how}, {v}', {})[n] = f'{r.difference:+.3f} ± {r.interval:.3f}'
-                run.metric(f'gain/{how}/{v}/{n}', r.difference, r.interval)
-    run.table('gain', pd.DataFrame(rows).T, f'Accuracy less that from scratch, on the same subsets: mean difference over {run.set.seeds} subsets with its 95 % interval.', show=True)
+    n, said = run.set.seeds, f'mean over {run.set.seeds} subsets with its 95 % interval'
+    for m in (m for m in _measures if m in table):
+        g = table.groupby(['size','name'], sort=False)[m]
+        mean, half = g.mean(), half_width(g)
+        for (n,k),v in mean.items(): run.metric(f'{m}/{k}/{n}', v, half[n,k]/2)
+        run.table(m, pd.Series({k: _with(mean[k], half[k]) for k in mean.index}).unstack(0).reindex(table.name.unique()), f'{_measures[m]} by number of labelled jets: {said}.', show=m!='loss')
+    gains = _gains(table)
+    for g in gains.itertuples(): run.metric(f'gain/{g.measure}/{g.how}/{g.variant}/{g.size}', g.difference, g.interval/2)
+    shown = gains.assign(v=[_with(*r, '+') for r in zip(gains.difference, gains.interval)]).pivot(index=['measure','variant','how'], columns='size', values='v')
+    run.table('gain', shown, f'Less the network from scratch, on the same subsets: {said}. Losses are better when they are lower.', show=True)
+    return gains
 
-# %% ../../nbs/studies/76_transfer.ipynb #c73d68ff
+def _gains(table):
+    "Difference to scratch of each measure, network and size"
+    import pandas as pd
+    parts = []
+    for v,t in table.groupby('variant', sort=False):
+        name = t.drop_duplicates('how').set_index('how').name
+        parts += [paired(t, name[how], name['scratch'], m).reset_index().assign(measure=m, how=how, variant=v) for m in _measures if m in t for how in name.index if how!='scratch']
+    return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/studies/76_transfer.ipynb #19fddd4b
 def _probes(run, d, authors):
     "What can be read off hidden states"
     import pandas as pd
-    rows, n = {}, _sizes(run.set, d)[-1]
+    rows, n = {}, min(_sizes(run.set, d)[-1], 100_000//len(d.names)*len(d.names))
     for v,a in authors.items():
         train, test = balanced(a.sentences(d.train), n, run.seed), a.sentences(d.test)
-        for name,net in {v: a, f'{v}, untrained': fresh(a, run.seed)}.items():
+        nets = {v: a, f'{v}, untrained': fresh(a, run.seed)} | ({} if a.gpt.config.features else {f'{v}, untrained, random words': fresh(a, run.seed, random=True)})
+        for name,net in nets.items():
             rows[name] = linear_probe(net, train, test)
             run.metric(f'probe/{name}', rows[name]['accuracy'])
     run.table('probe', pd.DataFrame(rows).T.round(4), f'Logistic regression on the mean hidden state of {n:,} jets.', show=True)
 
 def _curve_panels(table):
-    for m in [k for k in ('accuracy','auc') if k in table]:
+    for m in [k for k in ('accuracy','auc','test_loss') if k in table]:
         marks = []
         for i,(name,t) in enumerate(table.groupby('name', sort=False)):
             g, color = t.groupby('size')[m], PALETTE[i%7]
-            mean, err = g.mean(), g.std().fillna(0)/g.count()**.5*2.8
+            mean, err = g.mean(), half_width(g)
             bars = np.concatenate([[[np.log10(n), mean[n]-err[n]], [np.log10(n), mean[n]+err[n]], [np.nan, np.nan]] for n in mean.index])
             marks += [curve(np.c_[np.log10(mean.index), mean], color, label=name), curve(bars, color, 1.), points(np.c_[np.log10(t['size']), t[m]], color, 1.5, alpha=.4)]
-        yield scene(*marks, xlabel='log10 of labelled jets', ylabel=m)
+        yield scene(*marks, xlabel='log10 of labelled jets', ylabel=m.replace('_', ' '))
 
 # %% ../../nbs/studies/76_transfer.ipynb #6b2fa96f
 def _fits(s):
@@ -122,11 +132,11 @@ def _fits(s):
     if s['seeds']<2: raise ValueError(f'seeds={s["seeds"]}: two subsets or more, to have an error')
 
 # %% ../../nbs/studies/76_transfer.ipynb #a37ce526
-_laptop = dict(classes='QCD,top', kind='vqvae', codes=2048, R=1., particles=64, tok_width=48, tok_depth=2, tok_heads=4, tok_epochs=5, variants='next,both', width=64, depth=3, heads=4, positions='learned', epochs=8,
-    head='sum', sizes='100,300,1000', seeds=5, rates='0.0003,0.001,0.003', updates=240, every=20, patience=3, size=128, lr=3e-3, valid=300, train=11_000, test=3000)
+_laptop = dict(classes='QCD,top', kind='vqvae', codes=2048, R=1., particles=40, tok_width=48, tok_depth=2, tok_heads=4, tok_epochs=5, variants='next', width=64, depth=3, heads=4, positions='learned', epochs=8, size=128, lr=3e-3,
+    head='sum', sizes='100,1000', seeds=5, rates='0.0003,0.001,0.003', updates=240, every=20, patience=3, batch=64, valid=400, train=11_000, test=3000)
 
-@study('transfer', _laptop, _fits, smoke=dict(codes=512, tok_width=16, tok_depth=1, tok_epochs=1, variants='next', width=16, depth=1, heads=2, epochs=1, sizes='40,100', seeds=2, rates='0.001,0.003', updates=20, every=10, train=600, test=300, valid=60),
-    paper=dict(classes='', R=.8, particles=127, codes=8192, tok_width=128, tok_depth=4, tok_heads=8, tok_epochs=100, variants='next,both', width=256, heads=8, epochs=100, sizes='100,300,1000,10000,100000,1000000', updates=20_000, every=100, patience=10, size=256, lr=1e-3, valid=50_000, train=10_000_000, test=1_000_000))
+@study('transfer', _laptop, _fits, smoke=dict(codes=512, particles=20, tok_width=16, tok_depth=1, tok_epochs=1, variants='next', width=16, depth=1, heads=2, epochs=1, sizes='40,100', seeds=2, rates='0.001,0.003', updates=20, every=10, train=600, test=300, valid=60),
+    paper=dict(classes='', R=.8, particles=127, codes=8192, tok_width=128, tok_depth=4, tok_heads=8, tok_epochs=100, variants='next,both', width=256, heads=8, epochs=100, sizes='100,300,1000,10000,100000,1000000', updates=20_000, every=100, patience=10, size=256, lr=1e-3, batch=256, valid=50_000, train=10_000_000, test=1_000_000))
 def transfer_study(
     run,       # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped jets
@@ -137,22 +147,47 @@ def transfer_study(
     d = _data(run, data)
     tok, authors = _pretrained(run, d)
     if run.rank: return
+    authors = {v: a.to(run.device) for v,a in authors.items()}
     table = _curves(run, d, authors)
     write_text(run.out/'tables'/'runs.csv', table.to_csv(index=False))
     run.text('What was done', _story(run, d))
-    run.text('Result', 'Accuracy is the mean over classes.')
-    _tables(run, table)
-    run.figure('curves', 'Measures on test jets by number of labelled jets: means with 95 % intervals (2.8 standard errors of five subsets), and every subset as a dot.', *_curve_panels(table))
+    run.text('Result', 'Accuracy says how often the likelier class is right, the AUC how well jets are ordered, the loss also whether probabilities are right.')
+    gains = _tables(run, table)
+    run.figure('curves', f'Measures on test jets by number of labelled jets: means with 95 % intervals (Student, {s.seeds} subsets), and every subset as a dot.', *_curve_panels(table))
+    run.text('What is shown', _shown(gains))
     run.text('What the states hold', 'Without further training.')
     run.stage('probing')
-    _probes(run, d, {k: a.cpu() for k,a in authors.items()})
+    _probes(run, d, authors)
     run.text('Pre-training', 'Surprise of the next word.')
     run.figure('training', 'Losses of the authors against the step.', *[scene(*[curve(np.c_[history(log, t)], PALETTE[i], label=t) for i,t in enumerate(t for t in ('next','masked','valid_next','valid_masked') if t in log.keys())], xlabel='step', ylabel='loss', title=v) for v in authors for log in [read_log(run.out/'training'/v)]])
     first = next(iter(authors))
     shutil.copy(run.out/'training'/first/'log.csv', run.out/'log.csv')
-    save_model(run.out/'model', authors[first]), save_model(run.out/'model-tokenizer', tok)
+    save_model(run.out/'model', authors[first].cpu()), save_model(run.out/'model-tokenizer', tok.cpu())
 
 def _story(run, d):
-    s = run.set
-    return (f'{s.codes:,} words ({s.kind}) and transformers ({s.depth} blocks of {s.width}; {s.variants}) were trained on {len(d.train):,} jets of {", ".join(d.names)} without their names. '
-        f'Then heads ({s.head}) and, but where it is frozen, the transformers were trained on balanced subsets with labels. Learning rates ({s.rates}) were chosen on {s.valid:,} labelled validation jets for every network and size alike, on the first subset; training ends when the loss on these does not fall. One pre-training each: the intervals are those of subsets and heads. {d.note}')
+    s, few = run.set, torch.bincount(d.train.label)
+    sizes, n, least = _sizes(s, d), int(few.min()), d.names[int(few.argmin())]
+    shared = ', '.join(f'{k/len(d.names)/n:.0%} of them at {k:,}' for k in sizes)
+    return (f'{s.codes:,} words ({s.kind}) of the leading {s.particles} particles and transformers ({s.depth} blocks of {s.width}; {s.variants}) were trained on {len(d.train):,} jets of {", ".join(d.names)} without their names. '
+        f'Then heads ({s.head}) and, but where it is frozen, the transformers were trained on balanced subsets with labels. From scratch means that nothing was learned but the codes, at which the words begin; with random words not even that. '
+        f'Learning rates ({s.rates}) were chosen on {d.judges:,} labelled validation jets for every network and size alike, on the first subset; training ends when the loss on these does not fall. {len(d.test):,} jets test. '
+        f'One pre-training each: the intervals are those of subsets and heads. The subsets are drawn from the same {n:,} jets of {least} ({shared}): the larger they are the more jets they share, and intervals say less of what other jets would give. {d.note}')
+
+_better = dict(accuracy=1, auc=1, test_loss=-1)
+
+def _shown(gains):
+    "What the intervals allow to say, in words"
+    out = []
+    for (v,m),g in gains[gains.measure.isin([*_better])].groupby(['variant','measure'], sort=False):
+        at = {how: t.set_index('size') for how,t in g.groupby('how', sort=False)}
+        for n,r in at['fine-tuned'].iterrows():
+            gain, unit = r.difference*_better[m], m.replace('_', ' ')
+            text = f'{v}, {n:,} jets, {unit}: fine-tuned is {"better than" if gain>r.interval else "worse than" if -gain>r.interval else "not to be told from"} scratch ({_with(r.difference, r.interval, "+")})'
+            if 'random words' in at: text += f'; of the way to it from random words, words at their codes are {_part(at["random words"].difference[n], r.difference)}'
+            out.append(text)
+    return '. '.join(out) + '.'
+
+def _part(random, tuned):
+    "Share of the way from random words to fine-tuned at which scratch is"
+    whole = tuned-random
+    return 'an undefined part' if whole*random>=0 else f'{-random/whole:.0%}'

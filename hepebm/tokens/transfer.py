@@ -6,10 +6,10 @@ Docs: https://hepebm.github.io/hepebm/tokens/transfer.html.md"""
 
 # %% auto #0
 __all__ = ['Classifier', 'cross_entropy', 'looked_at', 'probabilities', 'balanced', 'train_classifier', 'learning_curves',
-           'accuracy_by_size', 'paired', 'fresh', 'starts', 'linear_probe', 'learning_curve_panel']
+           'accuracy_by_size', 'paired', 'half_width', 'fresh', 'starts', 'linear_probe', 'learning_curve_panel']
 
 # %% ../../nbs/tokens/53_transfer.ipynb #bf89a54c
-import copy
+import copy, math
 import torch
 from torch import Tensor, nn
 from ..core.arrays import Arrays
@@ -17,8 +17,8 @@ from ..core.metrics import auc
 from ..core.training import Task, adam, cosine, generator, record, updates
 from ..nn.gpt import GPT
 from ..nn.sets import mlp
-from .generation import JetGPT, jet_gpt, sequences
-from .tokenizer import Buckets, jet_tokenizer
+from .generation import JetGPT, _begin_at_codes
+from .tokenizer import Buckets
 
 # %% ../../nbs/tokens/53_transfer.ipynb #15227456
 class _SumHead(nn.Module):
@@ -63,12 +63,12 @@ class Classifier(nn.Module):
         super().__init__()
         if head not in ('sum','attention'): raise ValueError(f"head is 'sum' or 'attention', not {head!r}")
         if isinstance(gpt, JetGPT): gpt = gpt.gpt
-        self.gpt, self.freeze, self.causal = copy.deepcopy(gpt), freeze, causal
+        self.gpt, self.classes, self.freeze, self.causal = copy.deepcopy(gpt), classes, freeze, causal
         if self.gpt.config.classes: raise ValueError('this transformer was told the class of each jet: train one with classes=0')
         for unused in (self.gpt.head, self.gpt.hole):
             if unused is not None: unused.requires_grad_(False)
         if freeze: self.gpt.requires_grad_(False).eval()
-        self.head = (_SumHead if head=='sum' else _AttentionHead)(gpt.config.width, classes)
+        self.head = (_SumHead if head=='sum' else _AttentionHead)(gpt.config.width, classes).to(gpt.head.weight.device)
     def train(self, mode=True):
         super().train(mode)
         if self.freeze: self.gpt.eval()
@@ -90,15 +90,23 @@ def cross_entropy(
     "Mean surprise of the label"
     return dict(label=nn.functional.cross_entropy(model(batch), batch['label']))
 
+def _runs(model, rows, chunk):
+    "Rows from short to long, on the device of the model and cut to their length; and which they are"
+    home, b = next(model.parameters()).device, Buckets(rows, wide=_wide)
+    for i in b.counts.cpu().argsort(stable=True).split(chunk): yield i, b._cut(i).to(home)
+
+_wide = 'h','tokens','mask','x'
+
 def looked_at(
     model:Classifier, # Frozen
     rows:Arrays,
     chunk=256,
 )->Arrays:            # `h` in place of the words
     "Hidden states of all rows, computed once"
-    home = next(model.parameters()).device
-    with torch.no_grad(): h = [model.hidden({k: v.to(home) for k,v in rows[i:i+chunk].items()}).cpu() for i in range(0, len(rows), chunk)]
-    return Arrays(h=torch.cat(h), mask=rows.mask, label=rows.label)
+    h = torch.zeros(*rows.mask.shape, model.gpt.config.width)
+    with torch.no_grad():
+        for i,b in _runs(model, rows, chunk): h[i,:b.mask.shape[1]] = model.hidden(b).cpu()
+    return Arrays(h=h, mask=rows.mask, label=rows.label)
 
 def probabilities(
     model:Classifier,
@@ -106,9 +114,11 @@ def probabilities(
     chunk=512,
 )->Tensor: # (N, classes)
     "What it says of each jet"
-    home = next(model.parameters()).device
+    p = torch.zeros(len(rows), model.classes)
     model.eval()
-    with torch.no_grad(): return torch.cat([model({k: v.to(home) for k,v in rows[i:i+chunk].items()}).softmax(-1).cpu() for i in range(0, len(rows), chunk)])
+    with torch.no_grad():
+        for i,b in _runs(model, rows, chunk): p[i] = model(b).softmax(-1).cpu()
+    return p
 
 # %% ../../nbs/tokens/53_transfer.ipynb #2cbdb18a
 def balanced(
@@ -135,14 +145,17 @@ def train_classifier(
     every=20,      # Updates between looks at the validation jets
     patience=5,    # Looks without improvement before the end
     seed=0,
-)->float:          # Lowest loss on the validation jets, whose weights the model has
+    cache=2**30,   # Bytes: hidden states of a frozen network are kept up to here, beyond it they are computed anew
+)->float:          # Lowest loss on the validation jets (mean over classes), whose weights the model has
     "Train until validation jets say so"
-    if model.freeze: train, valid = looked_at(model, train), looked_at(model, valid)
-    best, kept, waited, home = float('inf'), None, 0, next(model.parameters()).device
-    for i,_ in enumerate(updates(Task(model, cross_entropy, adam(lr, schedule=cosine(10*most, 20), weight_decay=1e-2)), Buckets(train, wide=('h','tokens','mask','x')), min(size, len(train)), seed), 1):
+    _check_rows(model, train, valid, lr)
+    if model.freeze: train, valid = (looked_at(model, r) if r.mask.numel()*model.gpt.config.width*4<=cache else r for r in (train, valid))
+    best, kept, waited = math.inf, None, 0
+    for i,_ in enumerate(updates(Task(model, cross_entropy, adam(lr, schedule=cosine(10*most, 20), weight_decay=1e-2)), Buckets(train, wide=_wide), min(size, len(train)), seed), 1):
         if i%every and i<most: continue
-        loss = -probabilities(model, valid).gather(1, valid.label[:,None]).clamp(min=1e-12).log().mean().item()
+        loss = _by_class(_surprise(probabilities(model, valid), valid.label), valid.label)
         model.train()
+        if not math.isfinite(loss) and kept is None: raise FloatingPointError(f'the loss on validation jets is {loss} after {i} updates with lr={lr}: try a lower one, and see that inputs are finite')
         if loss<best: best, waited, kept = loss, 0, {k: v.detach().clone() for k,v in model.state_dict().items()}
         else: waited += 1
         if waited>=patience or i>=most: break
@@ -150,7 +163,20 @@ def train_classifier(
     model.eval()
     return best
 
-# %% ../../nbs/tokens/53_transfer.ipynb #7905d334
+def _surprise(p, label): return -p.gather(1, label.cpu()[:,None])[:,0].clamp(min=1e-12).log()
+
+def _by_class(x, label):
+    "Mean over classes of their means"
+    label = label.cpu()
+    return torch.stack([x[label==k].double().mean() for k in label.unique()]).mean().item()
+
+def _check_rows(model, train, valid, lr):
+    if not lr>0: raise ValueError(f'lr={lr} has to be positive')
+    for name,r in dict(train=train, valid=valid).items():
+        if not len(r): raise ValueError(f'{name} has no jets')
+        if (bad := r.label[(r.label<0) | (r.label>=model.classes)]).numel(): raise ValueError(f'{name} has label {bad[0].item()}: a classifier of {model.classes} classes takes 0 to {model.classes-1}')
+
+# %% ../../nbs/tokens/53_transfer.ipynb #af818e7a
 def learning_curves(
     makes,         # name -> function of a seed to a fresh `Classifier`
     train:Arrays,  # Rows with `label`
@@ -160,7 +186,7 @@ def learning_curves(
     seeds=5,       # Subsets, each with a head of its own; all networks see the same ones
     rates=(3e-4,1e-3,3e-3), # Learning rates that are tried, on the first subset
     **kw,          # Of `train_classifier`
-):                 # One dict after the other: name, size, seed, rate, accuracy, auc (two classes), loss
+):                 # One dict after the other: name, size, seed, rate, loss (on validation jets); on test jets accuracy, test_loss, auc (two classes)
     "Train every network on every subset"
     for size in sizes:
         best = {}
@@ -172,9 +198,13 @@ def learning_curves(
                     m = make(seed)
                     tried[rate] = train_classifier(m, part, valid, rate, seed=seed, **kw), m
                 best[name] = min(tried, key=lambda r: tried[r][0])
-                p = probabilities(tried[best[name]][1], test)
-                right = torch.stack([(p.argmax(1)==test.label)[test.label==k].double().mean() for k in test.label.unique()]).mean().item()
-                yield dict(name=name, size=size, seed=seed, rate=best[name], accuracy=right, loss=tried[best[name]][0], **({'auc': auc(p[:,1], test.label==1)} if p.shape[1]==2 else {}))
+                loss, m = tried[best[name]]
+                yield dict(name=name, size=size, seed=seed, rate=best[name], loss=loss, **_judged(probabilities(m, test), test.label))
+
+def _judged(p, label):
+    label = label.cpu()
+    out = dict(accuracy=_by_class((p.argmax(1)==label).double(), label), test_loss=_by_class(_surprise(p, label), label))
+    return out | ({'auc': auc(p[:,1], label==1)} if p.shape[1]==2 else {})
 
 def accuracy_by_size(makes, train, valid, test, sizes=(100,1000), **kw):
     "`learning_curves` as a table"
@@ -190,37 +220,47 @@ def paired(
 ):                     # Table by size: mean difference, half width of its 95 % interval (Student), seeds
     "Difference between two networks on the same subsets"
     import pandas as pd
-    from scipy.stats import t
     wide = table.pivot(index=['size','seed'], columns='name', values=of)
     d = (wide[other]-wide[than]).groupby('size')
-    n = d.count()
-    return pd.DataFrame(dict(difference=d.mean(), interval=t.ppf(.975, n-1)*d.std()/n**.5, seeds=n))
+    return pd.DataFrame(dict(difference=d.mean(), interval=half_width(d), seeds=d.count()))
+
+def half_width(
+    g, # pandas groups, or a series
+):
+    "Half of the 95 % interval of a mean, by Student's t of as many values as there are"
+    from scipy.stats import t
+    n = g.count()
+    return t.ppf(.975, n-1)*g.std()/n**.5
 
 def fresh(
-    gpt,  # `GPT` or `JetGPT`
+    author:JetGPT,
     seed=0,
-)->GPT:   # With new weights
-    "A network of the same sizes that has learned nothing"
-    gpt = gpt.gpt if isinstance(gpt, JetGPT) else gpt
+    random=False, # Do words begin at random, too, and not at their codes?
+)->GPT:           # With new weights, on the device of the author
+    "A network of the same sizes that begins as the author did"
+    if not isinstance(author, JetGPT) and not random: raise ValueError('words begin at their codes, which the JetGPT knows: pass that, or random=True')
+    gpt = author.gpt if isinstance(author, JetGPT) else author
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return GPT(gpt.config)
+        new = GPT(gpt.config)
+    if not random: _begin_at_codes(new, author.tokenizer, seed)
+    return new.to(gpt.head.weight.device)
 
 def starts(
-    author,      # `JetGPT`
+    author:JetGPT,
     classes=2,
     head='sum',
     causal=True,
 ):               # name -> function of a seed to a `Classifier`
-    "From nothing, from an author all of whose weights are free, and from one who is frozen"
-    def make(gpt, freeze):
+    "From scratch; the same with words at random; from an author all of whose weights are free; from one who is frozen"
+    def make(gpt, freeze=False):
         def f(seed):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 return Classifier(gpt(seed), classes, head, freeze, causal)
         return f
-    own = author.gpt if isinstance(author, JetGPT) else author
-    return {'scratch': make(lambda seed: fresh(own, seed), False), 'fine-tuned': make(lambda seed: own, False), 'frozen': make(lambda seed: own, True)}
+    waves = {} if author.gpt.config.features else {'random words': make(lambda seed: fresh(author, seed, True))}
+    return {'scratch': make(lambda seed: fresh(author, seed)), **waves, 'fine-tuned': make(lambda seed: author.gpt), 'frozen': make(lambda seed: author.gpt, True)}
 
 # %% ../../nbs/tokens/53_transfer.ipynb #55de74bd
 def linear_probe(
@@ -228,18 +268,21 @@ def linear_probe(
     train:Arrays,  # Rows with `label`
     test:Arrays,
     causal=True,
-):                 # Accuracy (mean over classes), log loss and, for two classes, AUC
+):                 # accuracy and test_loss (means over classes) and, for two classes, auc
     "Logistic regression on the mean hidden state"
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import balanced_accuracy_score, log_loss
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     m = Classifier(gpt, freeze=True, causal=causal).eval()
-    mean = lambda r: ((o := looked_at(m, r)).h*o.mask[...,None]).sum(1).div(o.mask.sum(1, keepdim=True)).numpy()
-    fit = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(mean(train), train.label.numpy())
-    p = fit.predict_proba(mean(test))
-    out = dict(accuracy=balanced_accuracy_score(test.label, p.argmax(1)), loss=log_loss(test.label, p))
-    return out | ({'auc': auc(p[:,1], test.label==1)} if p.shape[1]==2 else {})
+    fit = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(_means(m, train), train.label.cpu().numpy())
+    return _judged(torch.as_tensor(fit.predict_proba(_means(m, test))), test.label)
+
+def _means(model, rows, chunk=256):
+    "Mean hidden states (N, width), of which no more than a chunk is held"
+    out = torch.zeros(len(rows), model.gpt.config.width)
+    with torch.no_grad():
+        for i,b in _runs(model, rows, chunk): out[i] = ((model.hidden(b)*b.mask[...,None]).sum(1)/b.mask.sum(1, keepdim=True)).cpu()
+    return out.numpy()
 
 # %% ../../nbs/tokens/53_transfer.ipynb #a3ad803c
 def learning_curve_panel(
@@ -249,10 +292,9 @@ def learning_curve_panel(
     colors=('#000000','#D55E00','#0072B2','#009E73','#CC79A7'),
 ):
     "Means over seeds with their 95 % intervals, by number of jets"
-    from scipy.stats import t
     for c,(name,rows) in zip(colors, table.groupby('name', sort=False)):
         g = rows.groupby('size')[of]
-        n, half = g.mean(), t.ppf(.975, (g.count()-1).clip(lower=1))*g.std()/g.count()**.5
-        ax.errorbar(n.index, n, half, fmt='o-', ms=3, lw=1, capsize=2, color=c, label=name)
+        n = g.mean()
+        ax.errorbar(n.index, n, half_width(g).fillna(0), fmt='o-', ms=3, lw=1, capsize=2, color=c, label=name)
     ax.set(xscale='log', xlabel='labelled jets', ylabel=of)
     ax.legend(frameon=False)
