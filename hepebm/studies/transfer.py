@@ -132,7 +132,7 @@ def _fits(s):
     if s['seeds']<2: raise ValueError(f'seeds={s["seeds"]}: two subsets or more, to have an error')
 
 # %% ../../nbs/studies/76_transfer.ipynb #a37ce526
-_laptop = dict(classes='QCD,top', kind='vqvae', codes=2048, R=1., particles=40, tok_width=48, tok_depth=2, tok_heads=4, tok_epochs=5, variants='next', width=64, depth=3, heads=4, positions='learned', epochs=8, size=128, lr=3e-3,
+_laptop = dict(classes='QCD,top', kind='vqvae', codes=2048, R=1., particles=40, tok_width=48, tok_depth=2, tok_heads=4, tok_epochs=5, variants='next', width=64, depth=3, heads=4, positions='learned', epochs=12, size=128, lr=3e-3,
     head='sum', sizes='100,1000', seeds=5, rates='0.0003,0.001,0.003', updates=240, every=20, patience=3, batch=64, valid=400, train=11_000, test=3000)
 
 @study('transfer', _laptop, _fits, smoke=dict(codes=512, particles=20, tok_width=16, tok_depth=1, tok_epochs=1, variants='next', width=16, depth=1, heads=2, epochs=1, sizes='40,100', seeds=2, rates='0.001,0.003', updates=20, every=10, train=600, test=300, valid=60),
@@ -183,7 +183,7 @@ def _shown(gains):
         for n,r in at['fine-tuned'].iterrows():
             gain, unit = r.difference*_better[m], m.replace('_', ' ')
             text = f'{v}, {n:,} jets, {unit}: fine-tuned is {"better than" if gain>r.interval else "worse than" if -gain>r.interval else "not to be told from"} scratch ({_with(r.difference, r.interval, "+")})'
-            if 'random words' in at: text += f'; of the way to it from random words, words at their codes are {_part(at["random words"].difference[n], r.difference)}'
+            if 'random words' in at: text += f'; of the way to it from random words, words at their codes alone make {_part(at["random words"].difference[n], r.difference)}'
             out.append(text)
     return '. '.join(out) + '.'
 
