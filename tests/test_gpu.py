@@ -88,7 +88,7 @@ def test_codes_double(tok, jets):
     a, t = jets.to(torch.float64), copy.deepcopy(tok).double()
     here, there = t.encode(a), on(t).encode(a.to(device))
     assert torch.equal(here.ids.cpu(), there.ids.cpu()) and torch.equal(here.mask.cpu(), there.mask.cpu())
-    same(on(t).decode(there).p4, t.decode(here).p4)
+    same(on(t).decode(there).p4, t.decode(here).p4, 1e-4) # four-vectors are single
 
 def test_codes_single(tok, jets):
     "In single precision .999 of them, and what differs is a tie"
@@ -134,4 +134,4 @@ def test_classifiers(author, jets, kw):
     told = Arrays(p4=jets.p4, mask=jets.mask, label=(jets.label>0).long())
     here = on(jet_gpt(told, author.tokenizer, width=32, depth=1, heads=2, epochs=1, bar=None))
     rows = here.sentences(told)
-    for gpt in (here.gpt, fresh(here.gpt, 0)): assert math.isfinite(train_classifier(Classifier(gpt, 2, **kw), rows[:200], rows[200:], most=20, every=10))
+    for gpt in (here.gpt, fresh(here, 0)): assert math.isfinite(train_classifier(Classifier(gpt, 2, **kw), rows[:200], rows[200:], most=20, every=10))

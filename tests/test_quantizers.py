@@ -267,7 +267,7 @@ def test_resume(kind, tmp_path):
     def train(out=None, **kw):
         torch.manual_seed(0)
         m = Autoencoder(kind)
-        fit(Task(m, Loss(), adam(1e-2)), Arrays(x=x, mask=mask), epochs=3, size=10, bar=None, checkpoint_every=1, out=out, **kw)
+        fit(Task(m, Loss(), adam(1e-2)), Arrays(x=x, mask=mask), epochs=3, size=10, bar=None, checkpoint_every=1, out=out, accelerator='cpu', **kw)
         return m
     whole = train()
     with pytest.raises(KeyboardInterrupt): train(tmp_path/'part', callbacks=[Watch(Stop(8), lambda run: {}, every=1)])

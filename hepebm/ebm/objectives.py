@@ -277,18 +277,22 @@ class NormalNoise:
             m, count = _wide(mask, x), mask.sum(0).clamp(min=1)[:,None]
             self.mean = torch.where(m, x, 0).sum(0)/count
             self.root = widen*(torch.where(m, x-self.mean, 0).square().sum(0)/count).sqrt().clamp(min=1e-3)
+    def follow(self, device): "Go to where the events are"; self.mean, self.root = self.mean.to(device), self.root.to(device)
 
     def sample(self,
         n,         # Draws
-        seed=None, # An int, a generator on the data's device, or `None`
+        seed=None, # An int, a generator, on whose device the draws are, or `None`
         mask=None, # (n, P)
     )->Tensor:     # (n, ...), zero on padding
-        z = torch.randn(n, *self.shape, generator=generator(seed, self.mean.device, 'noise'), device=self.mean.device, dtype=self.mean.dtype)
+        g = generator(seed, self.mean.device, 'noise')
+        self.follow(g.device)
+        z = torch.randn(n, *self.shape, generator=g, device=self.mean.device, dtype=self.mean.dtype)
         if mask is None: return (self.mean + z.flatten(1)@self.root.T).reshape(z.shape)
         return (self.mean+self.root*z)*_wide(mask, z)
 
     def log_prob(self, x:Tensor, mask=None)->Tensor:
         "Log-density (N,), over particles only"
+        self.follow(x.device)
         if mask is None:
             z = torch.linalg.solve_triangular(self.root, (x.flatten(1)-self.mean).T, upper=False)
             return -(z**2).sum(0)/2 - self.root.diagonal().log().sum() - len(z)/2*math.log(2*math.pi)

@@ -37,7 +37,7 @@ def columns(
     _, eta, phi = relative(a.p4, a.mask).unbind(-1)
     pt = ptetaphim(a.p4).pt
     keep = a.mask & (eta.abs()<R) & (phi.abs()<R) & (pt>0)
-    order = torch.where(keep, -pt, torch.inf).argsort(dim=1, stable=True)[:,:min(particles, int(keep.sum(1).max()) if len(keep) else 0)]
+    order = torch.where(keep, -ptetaphim(a.p4.double()).pt, torch.inf).argsort(dim=1, stable=True)[:,:min(particles, int(keep.sum(1).max()) if len(keep) else 0)]
     take = lambda v: v.gather(1, order)
     mask, x = take(keep), [take(torch.where(keep, pt, 1)).log()-1.8, take(eta)*2.4/R, take(phi)*2.4/R]
     if extended: x += [(take(a[k].to(pt))/.1).asinh()/3 for k in ('d0','dz')]
