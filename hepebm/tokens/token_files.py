@@ -39,9 +39,11 @@ def write_tokens(
     "Write tokens; the file is there when it is whole"
     import pyarrow as pa, pyarrow.parquet as pq
     n, writer, held = 0, None, []
-    def flush():
-        writer.write_table(pa.concat_tables(held), rows)
-        held.clear()
+    def flush(rest=False):
+        t = pa.concat_tables(held)
+        k = len(t) if rest else len(t)//rows*rows
+        writer.write_table(t.slice(0, k), rows)
+        held[:] = [t.slice(k)]
     with atomic(path) as tmp:
         try:
             for t in [tokens] if isinstance(tokens, Tokens) else tokens:
@@ -51,7 +53,7 @@ def write_tokens(
                 held.append(table)
                 if sum(map(len, held))>=rows: flush()
             if not n: raise ValueError(f'{path}: there are no tokens to write')
-            if held: flush()
+            if sum(map(len, held)): flush(rest=True)
         finally:
             if writer is not None: writer.close()
     return n
@@ -217,7 +219,7 @@ class TokenStream:
         paths,          # A pattern, a folder or a list of files
         tok=None,       # Their tokenizer: an error if a file is of another
         particles=None, # Leading ones; `None`: those of the tokenizer
-        buffer=50_000,  # Jets in memory, which are shuffled together
+        buffer=20_000,  # Jets in memory, which are shuffled together
         rank=0, world=1, # Which process this is: each reads its share
         even=None,      # The same number of jets for each process? `None`: if there are several
         table=None,     # (codes+3, F) what particles of each word look like, `JetGPT.table`, for continuous inputs
@@ -244,7 +246,8 @@ class TokenStream:
         def given(t):
             if shuffle: t = t[torch.randperm(len(t), generator=g)]
             n = len(t) if done else len(t)//size*size
-            if n: yield from Buckets(self._sentences(t[:n])).batches(size, shuffle, int(torch.randint(2**31, (), generator=g)))
+            rows = Buckets(Arrays(ids=t.ids, mask=t.mask, **dict(t.jets.items()))[:n])
+            for b in rows.batches(size, shuffle, int(torch.randint(2**31, (), generator=g))): yield self._sentences(Tokens(b.ids, b.mask, b.drop('ids','mask'), t.codes, t.tokenizer))
             held[:] = [t[n:]]
         order = torch.randperm(len(self.chunks), generator=g).tolist() if shuffle else range(len(self.chunks))
         for i,k in enumerate(order):
