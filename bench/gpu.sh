@@ -4,7 +4,7 @@ set -eu
 BIN=$(cd "${BIN:-.venv/bin}" && pwd)
 export OMP_NUM_THREADS=1 PYTHONPATH=.
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-"$BIN/python" -m pytest -q tests/test_gpu.py tests/test_quantizers.py tests/test_gpt.py
+"$BIN/python" -m pytest -q tests/test_gpu.py tests/test_tokenizer.py tests/test_quantizers.py tests/test_gpt.py
 "$BIN/nbdev-test" --flags gpu --n-workers 0
 "$BIN/python" bench/generate.py --rounds 5 --device cuda
 "$BIN/python" bench/tokenize.py --rounds 5 --jets 2048 --device cuda
