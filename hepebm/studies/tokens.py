@@ -253,14 +253,14 @@ def _critics(run, d, model, made, real):
     import pandas as pd
     s, c = run.set, d.names[0]
     judged, n = made[c], len(made[c])
-    train = d.train[d.train.label==0]
+    train, through = d.train[d.train.label==0], lambda a: model.tokenizer.decode(model.tokenizer.encode(a)).to('cpu')
     run.stage('training critics')
     other = model.sample(min(len(train), s.critic), run.seed+77, s.batch, label=0)
-    made_by = {'classifier': critic(train[:2*len(other)], other, epochs=s.critic_epochs, size=s.size, seed=run.seed, bar=None, particles=s.particles, R=s.R, trainer=run.trainer)}
+    made_by = {'classifier': critic(through(train[:2*len(other)]), other, epochs=s.critic_epochs, size=s.size, seed=run.seed, bar=None, particles=s.particles, R=s.R, trainer=run.trainer)}
     if s.ebm_updates:
         known, fresh = train.split((.6,.4), run.seed)  # its own training jets have lower energies than others
         E = jet_ebm(known, 'deepset', updates=s.ebm_updates, warm=min(300, 5*s.ebm_updates), particles=min(s.particles, 40), out=run.out/'training'/'ebm', seed=run.seed, bar='jet EBM', **run.trainer).eval()
-        made_by['jet energy'] = ratio(E.score, fresh[:len(other)], other)
+        made_by['jet energy'] = ratio(E.score, through(fresh[:len(other)]), other)
     weighed = {'as written': rerank(judged, lambda a: torch.zeros(n))} | {k: rerank(judged, f) for k,f in made_by.items()}
     x, y, a, b = jet_features(real[c], s.R), jet_features(judged, s.R), _spectrum(real[c], s), _spectrum(judged, s)
     rows = {}
@@ -309,8 +309,8 @@ def _part(run):
     run.trainer = {k: v for k,v in run.trainer.items() if k!='strategy'} | dict(devices=1)
 
 # %% ../../nbs/studies/75_tokens.ipynb #a313acce
-_laptop = dict(kind='vqvae', codes=8192, others='bins', R=1., particles=64, extended=False, latent=4, tok_width=64, tok_depth=2, tok_heads=4, tok_epochs=12, variant='next', width=96, depth=3, heads=4, positions='learned', epochs=7, variants='next,hybrid,both', variant_epochs=2,
-    size=128, lr=3e-3, pfn_epochs=6, generate=2000, batch=128, temperature=1., top_k=0, top_p=1., critic=3000, critic_epochs=6, ebm_updates=60, train=11_000, test=5400, scored=2500, bootstrap=50)
+_laptop = dict(kind='vqvae', codes=8192, others='bins', R=1., particles=64, extended=False, latent=4, tok_width=64, tok_depth=2, tok_heads=4, tok_epochs=9, variant='next', width=96, depth=3, heads=4, positions='learned', epochs=5, variants='next,both', variant_epochs=1,
+    size=128, lr=3e-3, pfn_epochs=3, generate=2000, batch=128, temperature=1., top_k=0, top_p=1., critic=3000, critic_epochs=6, ebm_updates=60, train=11_000, test=5400, scored=1200, bootstrap=50)
 
 @study('tokens', _laptop, _fits, smoke=dict(codes=512, tok_width=16, tok_depth=1, tok_epochs=2, width=16, depth=1, heads=2, epochs=2, variants='next,both', variant_epochs=1, pfn_epochs=1, generate=200, critic=300, critic_epochs=2, ebm_updates=3, train=600, test=500, scored=150, bootstrap=5),
     paper=dict(others='mlp,fsq,bins', R=.8, particles=127, tok_width=128, tok_depth=4, tok_heads=8, tok_epochs=100, width=256, heads=8, epochs=100, variants='next,hybrid,masked,both', variant_epochs=20, size=256, lr=1e-3, pfn_epochs=50, generate=100_000, batch=512, critic=100_000, critic_epochs=30, ebm_updates=3000, train=10_000_000, test=200_000, scored=100_000, bootstrap=100))

@@ -297,7 +297,7 @@ def _numbers(v, n, what):
 
 # %% ../../nbs/tokens/52_generation.ipynb #1aa6575f
 def critic(
-    real:Arrays, # Jets
+    real:Arrays, # Jets, best in the author's words: `tok.decode(tok.encode(a))`
     made:Arrays, # Generated ones, not those that are to be judged
     width=64,    # Of a `DeepSet`
     epochs=20,
