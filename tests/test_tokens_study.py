@@ -9,7 +9,7 @@ from hepebm.data.samples import sample
 from hepebm.studies.tokens import ratio
 
 root = Path(__file__).resolve().parent.parent
-SMALL = 'ebm_updates=0', 'variants=', 'pfn_epochs=1', 'test=300', 'train=300', 'others=bins', 'codes=512', 'generate=80', 'critic=60', 'scored=60', 'bootstrap=3'
+SMALL = 'ebm_updates=0', 'variants=', 'pfn_epochs=1', 'test=300', 'train=300', 'others=bins', 'codes=512', 'generate=160', 'critic=60', 'scored=60', 'bootstrap=3'
 
 def hepebm(*args): return main(['run', 'tokens', '--preset', 'smoke', '--device', 'cpu', *map(str, args)])
 
@@ -33,6 +33,7 @@ def test_run_again(run, capsys):
     assert hepebm('--out', run, '--set', *SMALL) == 0
     assert 'is finished' in capsys.readouterr().out
 
+@pytest.mark.long
 def test_run_broken_off(run, tmp_path):
     "A run that ends while its author is in training, and goes on, has the numbers of one that did not"
     out = tmp_path/'run'
@@ -57,16 +58,20 @@ def test_two_processes(tmp_path):
     for k in ('vqvae','author','variant-both'): assert torch.load(tmp_path/'run/training'/k/'last.ckpt', weights_only=True)['settings']['processes'] == 2
     assert main(['run', *args[1:]]) == 0
 
-def test_extended(tmp_path):
+@pytest.mark.long
+def test_extended(tmp_path, capsys):
     "Identity, charge and displacement through the whole study, from a file that has them"
-    a = sample('jets', 'train', 1200)
-    save(a[torch.randperm(len(a), generator=torch.Generator().manual_seed(0))][:600], tmp_path/'jets.safetensors')
+    a = sample('jets', 'test')
+    a = a[torch.cat([(a.label==k).nonzero()[:200,0] for k in range(4)])]
+    save(a, tmp_path/'jets.safetensors')
     assert hepebm('--data', tmp_path/'jets.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'extended=True') == 0
     assert load_model(tmp_path/'run/model-tokenizer').extended
     metrics = json.loads((tmp_path/'run/metrics.json').read_text())
     assert 0 < metrics['error/particle kind/vqvae']['value'] < 1 and 'error/particle kind/bins' not in metrics
-    save(a.drop('d0'), tmp_path/'less.safetensors')
-    assert hepebm('--data', tmp_path/'less.safetensors', '--out', tmp_path/'no', '--set', *SMALL, 'extended=True') == 2
+    for few,says in ((a.drop('d0'), 'd0'), (a[:-150], '20 test jets of class 3')):
+        save(few, tmp_path/'less.safetensors')
+        assert hepebm('--data', tmp_path/'less.safetensors', '--out', tmp_path/'no', '--set', *SMALL, 'extended=True') == 2
+        assert says in capsys.readouterr().err
 
 def test_ratio_is_a_ratio():
     "Two normal distributions of the energy: minus the log ratio of their densities"

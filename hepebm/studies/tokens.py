@@ -196,7 +196,7 @@ def _variants(run, d, tok, authors):
         rows[v] = {'surprise as it writes': _surprise(model, words), 'and if it sees the particles': _surprise(model, a) if model.gpt.config.features else np.nan, 'FPD': _pm(*F)}
         run.metric(f'surprise/{v}', rows[v]['surprise as it writes']), run.metric(f'variant-fpd/{v}', *F)
         if model.gpt.config.features: run.metric(f'foretold/{v}', rows[v]['and if it sees the particles'])
-    run.table('variants', pd.DataFrame(rows).T, f'Authors after {s.variant_epochs} epochs each: words in, words out (next); continuous inputs (hybrid); with hidden words as a second task (masked); both. Surprise of a word [nat] of validation jets, and Fréchet physics distance of as many written jets of the same classes from them. One seed.', show=True)
+    run.table('variants', pd.DataFrame(rows).T, f'Authors at equal training (epochs: {s.variant_epochs}): words in, words out (next); continuous inputs (hybrid); with hidden words as a second task (masked); both. Surprise of a word [nat] of validation jets, and Fréchet physics distance of as many written jets of the same classes from them. One seed.', show=True)
 
 def _near(x, y, seed, weight=None):
     "Fréchet physics distance at the sizes at hand, and its error"
@@ -323,6 +323,7 @@ def tokens_study(
     run.stage('reading jets')
     d = token_data(data, run.seed, s.extended)
     d.train, d.test = d.train[:s.train], d.test[:s.test]
+    if few := [c for c,n in zip(d.names, torch.bincount(d.test.label, minlength=len(d.names)).tolist()) if n<20]: raise DataError(f'{data or "the sample"}: fewer than 20 test jets of {", ".join(few)} (test={s.test}): too few to judge others by')
     toks = _tokenizers(run, d)
     tok = toks[s.kind]
     run.stage(f'training an author of {len(d.train):,} jets')
