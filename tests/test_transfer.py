@@ -1,5 +1,6 @@
 "Transfer: what the notebooks leave out — devices, bad input, pairing, resuming"
-import copy, math
+import copy, math, re
+from pathlib import Path
 import numpy as np, pytest, torch
 from hepebm.core.metrics import auc
 from hepebm.data.samples import sample
@@ -149,6 +150,39 @@ def test_numbers_of_a_run(run):
     assert '30 labelled validation jets' in (run/'report.html').read_text()
     assert not compare(run, run).beyond.any()
 
+def test_what_is_said():
+    "Better, worse, or not to be told apart; and how much of the way the codes alone make"
+    import pandas as pd
+    def said(tuned, spread):
+        base = {'scratch': .8, 'random words': .7, 'fine-tuned': tuned}
+        rows = [dict(name=k, how=k, variant='next', size=100, seed=i, accuracy=v+(i-2)*spread*(k=='fine-tuned'), auc=v, test_loss=1-v) for k,v in base.items() for i in range(5)]
+        return study._shown(study._gains(pd.DataFrame(rows)))
+    text = said(.85, .001)
+    assert 'accuracy: fine-tuned is better than scratch (+0.050' in text and 'test loss: fine-tuned is better than scratch (-0.050' in text and '67%' in text
+    assert 'accuracy: fine-tuned is not to be told from scratch' in said(.85, .1)
+    assert 'accuracy: fine-tuned is worse than scratch' in said(.75, .001)
+
 def test_paper_keeps_five_seeds():
     for preset in ('laptop','paper'): assert settings_of('transfer', preset)['seeds']>=5
     assert {100,1000} <= {*map(int, settings_of('transfer', 'laptop')['sizes'].split(','))}
+
+nbs = Path(__file__).resolve().parent.parent/'nbs'
+
+@pytest.mark.parametrize('path', sorted((nbs/'gallery').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_gallery(path):
+    "Shown in the book and not run by the tests; complete, small, and its commands are understood"
+    import json, shlex
+    import hepebm.studies.joint, hepebm.studies.vae
+    cells = json.loads(path.read_text())['cells']
+    assert (path.parent/'.notest').exists() and f'gallery/{path.name}' in (nbs/'sidebar.yml').read_text()
+    code = [c for c in cells if c['cell_type']=='code' and 'eval: false' not in ''.join(c['source'])]
+    shown = [c for c in code if re.match(r"(table|pd|figure|Image)\b", ''.join(c['source']).splitlines()[-1])]
+    assert shown and all(c['outputs'] for c in shown) and len(path.read_bytes())<450_000
+    lines = [l for c in cells if c['cell_type']=='markdown' for l in ''.join(c['source']).splitlines() if l.startswith('hepebm run ')]
+    assert lines
+    for l in lines:
+        words = shlex.split(l, comments=True)[2:]
+        preset, sets = words[words.index('--preset')+1], words[words.index('--set')+1:] if '--set' in words else []
+        settings_of(words[0], preset, **dict(s.split('=', 1) for s in sets))
+
+def test_gallery_of_transfer_is_there(): assert (nbs/'gallery'/'transfer.ipynb').exists()
