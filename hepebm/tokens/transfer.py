@@ -83,6 +83,7 @@ class Classifier(nn.Module):
         h = batch['h'] if 'h' in batch else self.hidden(batch)
         return self.head(h, batch['mask'])
 
+# %% ../../nbs/tokens/53_transfer.ipynb #96b81114
 def cross_entropy(
     model, # `Classifier`
     batch, # With `label`
@@ -135,6 +136,7 @@ def balanced(
     g = generator(seed)
     return rows[torch.cat([(i := (rows.label==k).nonzero()[:,0])[torch.randperm(len(i), generator=g)[:each]] for k in labels])]
 
+# %% ../../nbs/tokens/53_transfer.ipynb #1c602135
 def train_classifier(
     model:Classifier,
     train:Arrays,
@@ -206,6 +208,7 @@ def _judged(p, label):
     out = dict(accuracy=_by_class((p.argmax(1)==label).double(), label), test_loss=_by_class(_surprise(p, label), label))
     return out | ({'auc': auc(p[:,1], label==1)} if p.shape[1]==2 else {})
 
+# %% ../../nbs/tokens/53_transfer.ipynb #8eda659e
 def accuracy_by_size(makes, train, valid, test, sizes=(100,1000), **kw):
     "`learning_curves` as a table"
     import pandas as pd
@@ -224,6 +227,7 @@ def paired(
     d = (wide[other]-wide[than]).groupby('size')
     return pd.DataFrame(dict(difference=d.mean(), interval=half_width(d), seeds=d.count()))
 
+# %% ../../nbs/tokens/53_transfer.ipynb #bb70e854
 def half_width(
     g, # pandas groups, or a series
 ):
@@ -232,6 +236,7 @@ def half_width(
     n = g.count()
     return t.ppf(.975, n-1)*g.std()/n**.5
 
+# %% ../../nbs/tokens/53_transfer.ipynb #f6f4a8af
 def fresh(
     author:JetGPT,
     seed=0,
@@ -246,6 +251,7 @@ def fresh(
     if not random: _begin_at_codes(new, author.tokenizer, seed)
     return new.to(gpt.head.weight.device)
 
+# %% ../../nbs/tokens/53_transfer.ipynb #6f8000f1
 def starts(
     author:JetGPT,
     classes=2,
