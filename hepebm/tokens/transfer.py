@@ -302,5 +302,8 @@ def learning_curve_panel(
         g = rows.groupby('size')[of]
         n = g.mean()
         ax.errorbar(n.index, n, half_width(g).fillna(0), fmt='o-', ms=3, lw=1, capsize=2, color=c, label=name)
+    sizes = sorted(table['size'].unique())
     ax.set(xscale='log', xlabel='labelled jets', ylabel=of)
+    ax.minorticks_off()
+    ax.set_xticks(sizes, [f'{n:,}' for n in sizes])
     ax.legend(frameon=False)
