@@ -278,6 +278,7 @@ def encode(self:JetTokenizer,
     ids = self._filled(torch.full(rows.mask.shape, -1, device=rows.mask.device), rows.mask.sum(1), chunk, one)
     return Tokens(ids, rows.mask, Arrays(**{k: v for k,v in rows.items() if k not in ('x','mask','kind')}), self.codes, self.identity)
 
+# %% ../../nbs/tokens/51_tokenizer.ipynb #734ead69
 @patch
 def decode(self:JetTokenizer,
     t:Tokens,
