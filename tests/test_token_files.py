@@ -138,6 +138,31 @@ def test_stream_writes_sentences_of_an_author(folder, jets, tok):
             at += len(b)
         assert at == len(jets)
 
+DDP = '''
+import os, sys, torch
+from hepebm.core.training import Task, adam, fit
+from hepebm.nn.gpt import GPT
+from hepebm.tokens.generation import next_token
+from hepebm.tokens.token_files import TokenStream
+folder, out = sys.argv[1:]
+torch.manual_seed(0)
+gpt = GPT(vocab=515, length=41, width=16, depth=1, heads=2)
+train = TokenStream(folder, particles=40, rank=int(os.environ.get('LOCAL_RANK', 0)), world=2, buffer=100)
+for epochs in (1, 2): fit(Task(gpt, next_token, adam(1e-3)), train, epochs=epochs, size=50, out=out, bar=None, accelerator='cpu', devices=2, strategy='ddp')
+torch.save(gpt.state_dict(), f'{out}/end{os.environ.get("LOCAL_RANK", 0)}.pt')
+'''
+
+@pytest.mark.long
+def test_two_processes_read_a_stream(folder, tmp_path):
+    "Each reads its half, none waits for a batch that does not come, and both go on from the checkpoint of one"
+    (tmp_path/'script.py').write_text(DDP)
+    r = subprocess.run([sys.executable, 'script.py', str(folder), str(tmp_path/'out')], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(root), IN_TEST='1', OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=300)
+    assert r.returncode==0, r.stderr[-3000:]
+    a, b = (torch.load(tmp_path/'out'/f'end{k}.pt') for k in (0,1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    steps = [l.split(',')[0] for l in (tmp_path/'out/log.csv').read_text().split()[1:]]
+    assert steps[-1]=='14'   # 350 jets in batches of 50, twice
+
 def test_stream_bad_input(folder, tok):
     for kw,contains in ((dict(rank=2, world=2), 'rank 2'), (dict(rank=5, world=2), 'rank 5'), (dict(rank=-1), 'rank -1')):
         with pytest.raises(ValueError, match=contains): TokenStream(folder, tok, **kw)
