@@ -115,7 +115,7 @@ def sentences(self:JetGPT, a:Arrays, chunk=256)->Arrays:
     if t.tokenizer!=self.tokenizer.identity: raise ValueError(f'tokens of tokenizer {t.tokenizer} for a transformer of {self.tokenizer.identity}')
     n = self.particles
     t = Tokens(t.ids[:,:n], t.mask[:,:n], t.jets, t.codes, t.tokenizer)
-    s = sequences(t) if not self.gpt.config.features else sequences(t, self.table.cpu()[t.ids+1] if rows is None else rows.x[...,:self.gpt.config.features])
+    s = sequences(t) if not self.gpt.config.features else sequences(t, self.table.to(t.ids.device)[t.ids+1] if rows is None else rows.x[...,:self.gpt.config.features])
     return s.assign(**{k: s[k][:,:n+1] for k in ('tokens','mask','x') if k in s})
 
 @patch
@@ -200,7 +200,7 @@ def _looks(model, a):
     rows = columns(a, model.particles, model.tokenizer.R, model.tokenizer.extended)
     ids, x = model.tokenizer.encode(rows).ids[rows.mask]+1, rows.x[rows.mask][:,:3]
     n = torch.bincount(ids, minlength=model.words.size)[:,None]
-    return torch.zeros(model.words.size, 3).index_add(0, ids, x)/n.clamp(min=1)
+    return x.new_zeros(model.words.size, 3).index_add(0, ids, x)/n.clamp(min=1)
 
 # %% ../../nbs/tokens/52_generation.ipynb #c1365b8f
 @patch
