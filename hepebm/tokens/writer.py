@@ -124,9 +124,9 @@ def show(self:JetWriter):
 @patch
 def _jet(self:JetWriter, now=np.zeros((0,3)), near=np.zeros((0,4))):
     t = np.linspace(0, 2*np.pi, 100)
-    discs = [points(near[:,:2], PALETTE[1], np.sqrt(near[:,3].clip(0))*30+.5, alpha=.35), points(now[:,:2], PALETTE[0], 40*np.sqrt(now[:,2]/max(now[:,2].sum(), 1e-9)))]
+    discs = [points(now[:,:2], PALETTE[0], 40*np.sqrt(now[:,2]/max(now[:,2].sum(), 1e-9))), points(near[:,:2], PALETTE[1], np.sqrt(near[:,3].clip(0))*30+.5, alpha=.6)]
     lim = -1.1*self.R, 1.1*self.R
-    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{len(now)} particles, {now[:,2].sum():.0f} GeV; orange: next?', size=(360,360), equal=True)
+    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{_count(len(now), "particle")}, {now[:,2].sum():.0f} GeV; orange: next?', size=(360,360), equal=True)
 
 @patch
 def _words(self:JetWriter, p=np.zeros(12), ids=np.zeros(12), stop=0., done=False):
@@ -136,7 +136,12 @@ def _words(self:JetWriter, p=np.zeros(12), ids=np.zeros(12), stop=0., done=False
 @patch
 def say(self:JetWriter):
     "State under the controls"
-    if self.panel: self.panel.tell(f'{len(self.ids)-1} words, surprise {self.surprise:.1f} nat{", ended" if self.done else ""}.', self.message)
+    if self.panel: self.dress(self.panel)
+
+@patch
+def dress(self:JetWriter, panel): panel.tell(f'{_count(len(self.ids)-1, "word")}, surprise {self.surprise:.1f} nat{", ended" if self.done else ""}.', self.message)
+
+def _count(n, what): return f'{n} {what}' if n==1 else f'{n} {what}s'
 
 @patch
 def controls(self:JetWriter, panel):
