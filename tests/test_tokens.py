@@ -1,4 +1,4 @@
-"Tokens: what the notebooks leave out — the command line, resuming, published mistakes"
+"Tokens: what the notebooks leave out — the command line, resuming, published mistakes, memory of large files"
 import math
 import pytest, torch
 from hepebm.cli import main
@@ -8,8 +8,8 @@ from hepebm.data.jets import read_jets, write_jets
 from hepebm.data.samples import sample
 from hepebm.nn.gpt import GPT
 from hepebm.tokens.generation import JetGPT, jet_gpt, next_and_masked, next_token, rerank, sequences, unsequence
-from hepebm.tokens.token_files import read_tokens
-from hepebm.tokens.tokenizer import JetTokenizer, check_tokenizer, columns, four_vectors, jet_tokenizer, reconstruction
+from hepebm.tokens.token_files import TokenStream, read_tokens, write_tokens
+from hepebm.tokens.tokenizer import JetTokenizer, Tokens, check_tokenizer, columns, four_vectors, jet_tokenizer, reconstruction
 from hepebm.tokens.transfer import balanced, starts, train_classifier
 
 @pytest.fixture(scope='module')
@@ -134,7 +134,7 @@ def test_rerank_moves_towards_the_truth():
     mean = (r.weights*x).sum()
     assert abs(mean-.5)<.02 and abs((r.weights*(x-mean)**2).sum()-.25)<.02
     assert r.ess == pytest.approx(1/(r.weights**2).sum().item())
-    with pytest.raises(ValueError, match='minus infinity'): rerank(Arrays(x=x), lambda a: a.x*math.nan)
+    with pytest.raises(ValueError, match='are NaN'): rerank(Arrays(x=x), lambda a: a.x*math.nan)
 
 def test_frozen_stays_and_cached_states_are_the_same(tok, jets):
     "A frozen transformer's weights are bit-identical after training"
@@ -154,3 +154,21 @@ def test_wrong_tokenizer(tok, jets):
     other = JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2).eval()
     with pytest.raises(ValueError, match='tokenizer'): m.score(other.encode(jets[:5]))
     with pytest.raises(ValueError, match='vocab'): JetGPT(m.gpt, JetTokenizer('fsq', 1024, R=1., width=16, depth=1, heads=2))
+
+@pytest.mark.long
+def test_a_million_jets(tok, tmp_path):
+    "A million synthetic jets are written, streamed and counted in memory that does not grow with them"
+    import resource
+    g = torch.Generator().manual_seed(0)
+    def piece(n=20_000):
+        count = torch.randint(1, 65, (n,), generator=g)
+        mask = torch.arange(64)<count[:,None]
+        return Tokens(torch.where(mask, torch.randint(0, 512, (n,64), generator=g), -1), mask, Arrays(jet_pt=torch.rand(n, generator=g)), 512, tok.identity)
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (tmp_path/'many').mkdir()
+    for k in range(10): write_tokens(tmp_path/'many'/f'{k}.parquet', (piece() for _ in range(1 if k==0 else 5)))
+    after = peak()
+    assert sum(len(b) for b in TokenStream(tmp_path/'many', tok).batches(512, shuffle=True, seed=0)) == 46*20_000
+    for k in range(10, 12): write_tokens(tmp_path/'many'/f'{k}.parquet', (piece() for _ in range(2)))
+    assert len(TokenStream(tmp_path/'many', tok)) == 1_000_000
+    assert peak()-after < 600_000, f'{(peak()-after)/1e3:.0f} MB more'

@@ -166,7 +166,7 @@ def area_error(
 
 def _told(x, y, seed):
     "Area under the curve of boosted trees that tell `y` from `x`, and its error"
-    v = c2st(x, y, seed=seed)
+    v = c2st(x, y, folds=3, seed=seed)
     return v, area_error(v, len(x), len(y))
 
 # %% ../../nbs/studies/75_tokens.ipynb #fb4988af
@@ -309,7 +309,7 @@ def _part(run):
     run.trainer = {k: v for k,v in run.trainer.items() if k!='strategy'} | dict(devices=1)
 
 # %% ../../nbs/studies/75_tokens.ipynb #a313acce
-_laptop = dict(kind='vqvae', codes=8192, others='bins', R=1., particles=64, extended=False, latent=4, tok_width=64, tok_depth=2, tok_heads=4, tok_epochs=9, variant='next', width=96, depth=3, heads=4, positions='learned', epochs=5, variants='next,both', variant_epochs=1,
+_laptop = dict(kind='vqvae', codes=8192, others='bins', R=1., particles=64, extended=False, latent=4, tok_width=64, tok_depth=2, tok_heads=4, tok_epochs=8, variant='next', width=96, depth=3, heads=4, positions='learned', epochs=4, variants='next,both', variant_epochs=1,
     size=128, lr=3e-3, pfn_epochs=3, generate=2000, batch=128, temperature=1., top_k=0, top_p=1., critic=3000, critic_epochs=6, ebm_updates=60, train=11_000, test=5400, scored=1200, bootstrap=50)
 
 @study('tokens', _laptop, _fits, smoke=dict(codes=512, tok_width=16, tok_depth=1, tok_epochs=2, width=16, depth=1, heads=2, epochs=2, variants='next,both', variant_epochs=1, pfn_epochs=1, generate=200, critic=300, critic_epochs=2, ebm_updates=3, train=600, test=500, scored=150, bootstrap=5),

@@ -133,6 +133,7 @@ def _words(self:JetWriter, p=np.zeros(12), ids=np.zeros(12), stop=0., done=False
     marks = [bars(np.arange(13), p, PALETTE[1], label='likeliest words'), bars(np.array([13,14]), np.array([stop]), PALETTE[2], label='stop')]
     return scene(*marks, x=(0,14), y=(0, max(.05, 1.1*max(float(p.max(initial=0.)), stop))), xlabel='words, likeliest first; last: stop', ylabel='probability', title='the end' if done else '', size=(360,360))
 
+# %% ../../nbs/tokens/55_writer.ipynb #53d8741c
 @patch
 def say(self:JetWriter):
     "State under the controls"
