@@ -70,7 +70,7 @@ def main():
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if a.device!='cpu' else f'{platform.processor() or platform.machine()}, one thread'
     print(f'torch {torch.__version__}, Python {platform.python_version()}, {name}, {a.members} members, {a.rounds} rounds in turn\n\n| width | activation | ms a step and member, one after the other | together | ratio | utilisation, one after the other | together | largest difference, single precision | double |\n|---|---|---|---|---|---|---|---|---|')
-    for width,epochs in ((16,20), (64,5), (256,1)):
+    for width,epochs in ((16,20), (64,5), (256,1)) if a.device=='cpu' else ((16,10), (64,10), (256,10)):
         for act in ('LeakyReLU','SiLU'): case(width, act, 4*SIZE if a.quick else 10*SIZE, epochs, a)
 
 if __name__=='__main__': main()
