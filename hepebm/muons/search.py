@@ -7,7 +7,7 @@ Docs: https://hepebm.github.io/hepebm/muons/search.html.md"""
 # %% auto #0
 __all__ = ['FIT', 'random_pairs', 'decision_order', 'ado', 'efp_features', 'SearchRows', 'search_rows', 'CrossFit', 'crossfit',
            'Choice', 'guided_search', 'search_table', 'lasso_choice', 'permutation_choice', 'compare_choices',
-           'SearchView', 'Terms', 'efp_terms', 'GraphView']
+           'SearchView', 'Terms', 'efp_terms', 'GraphView', 'GraphLab']
 
 # %% ../../nbs/muons/62_search.ipynb #680e500c
 import json, zlib
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.arrays import Arrays, atomic, load, save
 from ..core.metrics import auc, bootstrap
 from ..core.training import _describe, generator
+from ..core.live import Live
 from ..core.views import PALETTE, Row, View, bars, curve, points, scene
 from .cones import _column, particle_kinds
 from .networks import LogScaler, score_of, train_net
@@ -453,3 +454,41 @@ class GraphView(Row):
         return scene(*lines, *discs, x=(-.5,.5), y=(-.5,.5), xlabel='Δη', ylabel='Δφ', title=f'EFP = {terms.value:.3g}', size=self.size, equal=True)
 
 def _between(at, ij): return np.concatenate([np.array([at[i], at[j], [np.nan]*2]) for i,j in ij] or [np.full((1,2), np.nan)])
+
+# %% ../../nbs/muons/62_search.ipynb #acf224dd
+class GraphLab(Live):
+    "Graphs one picks, and what carries their polynomials around muons one picks"
+    def __init__(self,
+        a:Arrays,   # Muons
+        graphs,     # To pick from
+        graph=1,    # Number of the first
+        kappa=1.,   # Power of the momentum fractions, of `KAPPAS`
+        beta=1.,    # Power of the angles, of `BETAS`
+        event=0,    # Number of the muon
+    ):
+        self.a, self.graphs, self.kappas, self.betas = a, list(graphs), tuple(map(float, KAPPAS)), tuple(map(float, BETAS))
+        self.check(graph=graph, kappa=kappa, beta=beta, event=event)
+        self.graph, self.kappa, self.beta, self.event = graph, float(kappa), float(beta), event
+        self.view = GraphView(a, self.graphs[graph], kappa, beta, event)
+    def check(self, **values):
+        known = dict(graph=range(len(self.graphs)), kappa=self.kappas, beta=self.betas, event=range(len(self.a)))
+        for k,v in values.items():
+            if k not in known: raise ValueError(f'no setting {k!r}; there are {", ".join(known)}')
+            if v not in known[k]: raise ValueError(f'{k}={v}: expected {f"0 to {len(known[k])-1}" if isinstance(known[k], range) else " or ".join(f"{o:g}" for o in known[k])}')
+    def set(self, **values):
+        "Change `graph`, `kappa`, `beta` or `event`"
+        self.check(**values)
+        for k,v in values.items(): setattr(self, k, v)
+        self.message = ''
+        self.show()
+        if self.panel: self.panel.show()
+    def show(self):
+        "Put what is picked into the pictures"
+        self.view.update(graph=self.graphs[self.graph], kappa=self.kappa, beta=self.beta, event=self.event)
+        self.say()
+    def say(self):
+        if self.panel: self.dress(self.panel)
+    def dress(self, panel): panel.tell(f'Graph {self.graph}: {_n(self.graphs[self.graph])} vertices, {len(self.graphs[self.graph])} edges; EFP = {self.view.views["event"].frame["terms"].value:.3g}.', self.message)
+    def controls(self, panel):
+        "Rows of widgets"
+        return [[panel.count('graph', 0, len(self.graphs)-1, 260), panel.pick('kappa', self.kappas, 150), panel.pick('beta', self.betas, 150), panel.count('event', 0, len(self.a)-1, 260)]]

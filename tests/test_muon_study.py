@@ -1,0 +1,51 @@
+"The study of muons on the command line: its report, again, weak labels, other data, errors"
+import json, shutil
+import numpy as np, pytest, torch
+from hepebm.cli import main
+from hepebm.core.arrays import save
+from hepebm.core.training import load_model
+from hepebm.data.muons import write_muons
+from hepebm.data.samples import sample
+
+SMALL = 'bootstraps=3', 'epochs=2', 'pfn_epochs=2', 'scan_epochs=1', 'train=700', 'test=600', 'unmix=3'
+
+def hepebm(*args): return main(['run', 'muons', '--preset', 'smoke', '--device', 'cpu', *map(str, args)])
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp('muons')/'run'
+    assert hepebm('--out', out, '--set', *SMALL) == 0
+    return out
+
+def test_report(run):
+    "Every model has its values with errors, differences stand beside them, and the order is said"
+    metrics = json.loads((run/'metrics.json').read_text())
+    for k in ('one cone','many cones','momenta (PFN)','particles (PFN)'):
+        assert .5 < metrics[f'auc/{k}']['value'] <= 1 and metrics[f'auc/{k}']['error'] > 0 and metrics[f'unmixed/{k}']['error'] > 0
+    assert metrics['difference/many cones - one cone']['error'] > 0
+    report = (run/'report.html').read_text()
+    assert 'many cones against one cone: ' in report and 'Rounds of the search' in report
+    for k in ('auc','errors','differences','cones','search','choices','isolation','unmixed'): assert (run/f'tables/{k}.csv').exists()
+    net = load_model(run/'model')
+    assert len(net)==3 and sorted(p.name for p in run.glob('model*'))[0]=='model'
+
+def test_run_again(run, capsys):
+    "A run that lost its result trains nothing again and ends with the same numbers"
+    before, kept = (run/'metrics.json').read_bytes(), sorted(p for p in (run/'training').rglob('*') if p.is_file())
+    times = [p.stat().st_mtime_ns for p in kept]
+    (run/'metrics.json').unlink(); shutil.rmtree(run/'tables')
+    assert hepebm('--out', run, '--set', *SMALL) == 0
+    assert (run/'metrics.json').read_bytes()==before and [p.stat().st_mtime_ns for p in kept]==times
+
+def test_weak_labels(tmp_path):
+    "Without labels, the mass window trains and sWeights judge"
+    a = sample('muons', 'train')
+    save(a.drop('label'), tmp_path/'muons.safetensors')
+    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000') == 0
+    assert 'weak labels' in (tmp_path/'run/report.html').read_text()
+
+@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
+def test_settings(setting, says, tmp_path, capsys):
+    assert hepebm('--out', tmp_path/'run', '--set', setting) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count('\n')==1 and not (tmp_path/'run').exists()
