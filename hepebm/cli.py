@@ -215,6 +215,7 @@ def tokenize(
     file:str,  # Jets
     *, o:str,  # Where to: .parquet, or a folder for shards
     shard:int=1_000_000, # Jets a file in a folder
+    device:str='cpu',    # Or cuda
 ):
     "Jets as the words of a trained tokenizer"
     from pathlib import Path
@@ -227,7 +228,7 @@ def tokenize(
     tok = load_model(found).eval()
     tok = getattr(tok, 'tokenizer', tok)
     if not hasattr(tok, 'encode') or not hasattr(tok, 'quantizer'): raise ValueError(f'{found} is a {type(tok).__name__}, not a tokenizer')
-    n = tokenize(tok, jet_pieces(file), o, shard)
+    n = tokenize(tok.to(device), jet_pieces(file), o, shard)
     print(f'{n:,} jets in {o}, {tok.codes:,} words of tokenizer {tok.identity}')
 
 # %% ../nbs/80_cli.ipynb #1d91b0b6

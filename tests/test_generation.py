@@ -128,3 +128,12 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
     assert len(pairs)==2*5
     for whole,parts in pairs: torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-13)
     assert [bool(w.any()) for w,_ in pairs]==2*[True,True,True,True,False]
+
+def test_a_page_shorter_than_the_dictionary(jets):
+    "Jets and their tokens are the same sentences: a jet is read as a whole, then cut"
+    torch.manual_seed(0)
+    tok = JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2, particles=64).eval()
+    model = JetGPT(GPT(vocab=515, width=16, depth=1, heads=2, length=21), tok).eval()
+    assert (jets.mask.sum(1)>20).any()
+    a, b = model.sentences(jets), model.sentences(tok.encode(jets))
+    assert torch.equal(a.tokens, b.tokens) and torch.equal(model.log_prob(jets), model.log_prob(tok.encode(jets)))

@@ -175,3 +175,15 @@ def test_bad_input(jets):
         with pytest.raises(ValueError, match=contains): tok.encode(a)
     with pytest.raises(ValueError, match='FSQ'): agreement(small('fsq', 512), small('fsq', 512), jets)
     with pytest.raises(ValueError, match='no jets'): tok.encode(jets[:0])
+
+def test_mass_in_mixed_precision(jets):
+    "Half of the digits are enough for attention, but not for the mass of a jet"
+    torch.manual_seed(0)
+    tok = JetTokenizer(codes=64, R=1., width=16, depth=1, heads=2).eval()
+    rows = tok.columns(jets[:60])
+    tok.quantizer.fit(tok.encoder(rows.x, rows.mask).detach(), rows.mask)
+    with torch.no_grad():
+        full = reconstruction()(tok, rows)
+        with torch.autocast('cpu', torch.bfloat16): half, y = reconstruction()(tok, rows), tok(rows)[0]
+    assert y.dtype==torch.float32
+    for k,v in full.items(): assert half[k].item()==pytest.approx(v.item(), rel=.05, abs=1e-3), k

@@ -110,12 +110,12 @@ def sentences(self:JetGPT, a:Arrays, chunk=256)->Arrays:
     "Jets, or `Tokens`, as sentences; those that fill the page need no stop"
     if isinstance(a, Tokens): rows, t = None, a
     else:
-        rows = columns(a, self.particles, self.tokenizer.R, self.tokenizer.extended)
+        rows = self.tokenizer.columns(a)
         t = self.tokenizer.encode(rows, chunk)
     if t.tokenizer!=self.tokenizer.identity: raise ValueError(f'tokens of tokenizer {t.tokenizer} for a transformer of {self.tokenizer.identity}')
     n = self.particles
     t = Tokens(t.ids[:,:n], t.mask[:,:n], t.jets, t.codes, t.tokenizer)
-    s = sequences(t) if not self.gpt.config.features else sequences(t, self.table.to(t.ids.device)[t.ids+1] if rows is None else rows.x[...,:self.gpt.config.features])
+    s = sequences(t) if not self.gpt.config.features else sequences(t, self.table.to(t.ids.device)[t.ids+1] if rows is None else rows.x[:,:n,:self.gpt.config.features])
     return s.assign(**{k: s[k][:,:n+1] for k in ('tokens','mask','x') if k in s})
 
 @patch
@@ -197,7 +197,7 @@ def _begin_at_codes(gpt, tok, seed):
 
 def _looks(model, a):
     "Mean features of the particles of each word"
-    rows = columns(a, model.particles, model.tokenizer.R, model.tokenizer.extended)
+    rows = model.tokenizer.columns(a)
     ids, x = model.tokenizer.encode(rows).ids[rows.mask]+1, rows.x[rows.mask][:,:3]
     n = torch.bincount(ids, minlength=model.words.size)[:,None]
     return x.new_zeros(model.words.size, 3).index_add(0, ids, x)/n.clamp(min=1)

@@ -21,20 +21,21 @@ from .generation import Words, sequences
 from .tokenizer import Buckets, JetTokenizer, Tokens
 
 # %% ../../nbs/tokens/54_token_files.ipynb #16898529
-_name, _codes = b'hepebm.tokenizer', b'hepebm.codes'
+_name, _codes, _first = b'hepebm.tokenizer', b'hepebm.codes', b'hepebm.first'
 
-def _table(t):
+def _table(t, first):
     "As an arrow table"
     import pyarrow as pa
     ids = t.ids[t.mask].cpu().numpy().astype('int16' if t.codes<2**15 else 'int32')
     offsets = np.r_[0, t.mask.sum(1).cumsum(0).cpu().numpy()].astype('int32')
     columns = dict(tokens=pa.ListArray.from_arrays(offsets, ids)) | {k: v.cpu().numpy() for k,v in t.jets.items() if v.ndim==1}
-    return pa.table(columns).replace_schema_metadata({_name: t.tokenizer, _codes: str(t.codes)})
+    return pa.table(columns).replace_schema_metadata({_name: t.tokenizer, _codes: str(t.codes)} | ({} if first is None else {_first: str(first)}))
 
 def write_tokens(
     path,     # .parquet
     tokens,   # `Tokens`, or an iterable of them, which are written one after the other
     rows=50_000, # In a group, which is what a reader has in memory at a time
+    first=None,  # Number of the first jet, if the file is one of several
 )->int:       # Jets written
     "Write tokens; the file is there when it is whole"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -47,7 +48,7 @@ def write_tokens(
     with atomic(path) as tmp:
         try:
             for t in [tokens] if isinstance(tokens, Tokens) else tokens:
-                table, n = _table(t), n+len(t)
+                table, n = _table(t, first), n+len(t)
                 if writer is None: writer = pq.ParquetWriter(tmp, table.schema, compression='zstd')
                 if table.schema.metadata!=writer.schema.metadata: raise ValueError(f'{path}: tokens of two tokenizers cannot be in one file')
                 held.append(table)
@@ -109,6 +110,7 @@ def _some(f, start, stop, size):
     "Rows of an open file in batches, from the groups that hold them"
     sizes = [f.metadata.row_group(i).num_rows for i in range(f.num_row_groups)]
     groups = [i for i,(e,n) in enumerate(zip(np.cumsum(sizes), sizes)) if e>start and e-n<stop]
+    if not groups: return
     at = sum(sizes[:groups[0]])
     for b in f.iter_batches(size, row_groups=groups):
         lo, hi = max(start-at, 0), min(stop-at, len(b))
@@ -142,6 +144,7 @@ def read_tokens(
     particles=None, # Leading ones; `None`: all
 )->Tokens:
     "The tokens of a file as a whole"
+    if n is not None and n<1: raise ValueError(f'n={n}: expected 1 or more jets')
     parts, left = [], n or 2**62
     for t in token_batches(path, min(50_000, left), tok, particles):
         parts.append(t[:left])
@@ -170,7 +173,7 @@ def tokenize(
         path = Path(out)/f'tokens-{k:05d}.parquet'
         if path.exists(): _same(source, path, tok)
         elif not source.more(): return done
-        else: write_tokens(path, tokens(shard))
+        else: write_tokens(path, tokens(_room(path, k, done, shard)), first=done)
         done += _rows(path, tok)
 
 # %% ../../nbs/tokens/54_token_files.ipynb #c43240af
@@ -187,6 +190,13 @@ class _Pieces:
         if not self.more(): return None
         a, self.kept = self.kept[:most], self.kept[most:]
         return a
+
+def _room(path, k, done, shard):
+    "Jets of a shard: as many as fit before the next one that is there"
+    import pyarrow.parquet as pq
+    later = sorted(p for p in path.parent.glob('tokens-*.parquet') if p.name>path.name)
+    first = pq.read_schema(later[0]).metadata.get(_first) if later else None
+    return shard if first is None else -(-(int(first)-done)//(int(later[0].stem[7:])-k))
 
 def _same(source, path, tok):
     "Pass over the jets that a shard holds"
@@ -229,6 +239,7 @@ class TokenStream:
         even=None,      # The same number of jets for each process? `None`: if there are several
         table=None,     # (codes+3, F) what particles of each word look like, `JetGPT.table`, for continuous inputs
     ):
+        if buffer<1: raise ValueError(f'buffer={buffer}: expected 1 or more jets')
         if not 0<=rank<world: raise ValueError(f'rank {rank} is not in 0 ... {world-1}')
         if tok is None and particles is None: raise ValueError('how long is a sentence? Pass the tokenizer, tok=, or the number of particles=')
         if isinstance(paths, (str, Path)): paths = sorted(glob.glob(str(Path(paths)/'*.parquet') if Path(paths).is_dir() else str(paths)))
@@ -250,9 +261,10 @@ class TokenStream:
         g, held = generator(seed), []
         def given(t):
             if shuffle: t = t[torch.randperm(len(t), generator=g)]
-            n = len(t) if done else len(t)//size*size
+            n = len(t)//size*size
             rows = Buckets(Arrays(ids=t.ids, mask=t.mask, **dict(t.jets.items()))[:n])
             for b in rows.batches(size, shuffle, int(torch.randint(2**31, (), generator=g))): yield self._sentences(Tokens(b.ids, b.mask, b.drop('ids','mask'), t.codes, t.tokenizer))
+            if done and len(t)>n: yield self._sentences(t[n:])  # last, in every process
             held[:] = [t[n:]]
         order = torch.randperm(len(self.chunks), generator=g).tolist() if shuffle else range(len(self.chunks))
         for i,k in enumerate(order):

@@ -101,12 +101,13 @@ class _Jetwise(nn.Module):
     def forward(self, x, mask):
         h, bias = self.first(x), mask_bias(mask, x.dtype)
         for b in self.blocks: h = b(h, bias)
-        return self.last(self.norm(h))
+        with torch.autocast(h.device.type, enabled=False): return self.last(self.norm(h.to(x.dtype)).to(x.dtype))
 
 class _Alone(nn.Module):
     "A perceptron on each particle"
     def __init__(self, dim, width, depth, heads, out): super().__init__(); self.net = mlp(dim, *[width]*max(depth-1, 1), out, act='ReLU')
-    def forward(self, x, mask): return self.net(x)
+    def forward(self, x, mask):
+        with torch.autocast(x.device.type, enabled=False): return self.net(x)
 
 @record
 class JetTokenizer(nn.Module):

@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         for unused in (self.gpt.head, self.gpt.hole):
             if unused is not None: unused.requires_grad_(False)
         if freeze: self.gpt.requires_grad_(False).eval()
-        self.head = (_SumHead if head=='sum' else _AttentionHead)(gpt.config.width, classes).to(gpt.head.weight.device)
+        self.head = (_SumHead if head=='sum' else _AttentionHead)(gpt.config.width, classes).to(gpt.head.weight)
     def train(self, mode=True):
         super().train(mode)
         if self.freeze: self.gpt.eval()
@@ -249,7 +249,7 @@ def fresh(
         torch.manual_seed(seed)
         new = GPT(gpt.config)
     if not random: _begin_at_codes(new, author.tokenizer, seed)
-    return new.to(gpt.head.weight.device)
+    return new.to(gpt.head.weight)
 
 # %% ../../nbs/tokens/53_transfer.ipynb #6f8000f1
 def starts(
