@@ -124,7 +124,8 @@ def info(
 ):
     "What a file holds: layout, keys, events, ranges, classes"
     from hepebm.data.public import describe
-    print(describe(file))
+    from hepebm.tokens.token_files import describe_tokens
+    print(describe_tokens(file) or describe(file))
 
 # %% ../nbs/80_cli.ipynb #77b5a9b0
 def _model(path):

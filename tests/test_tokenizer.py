@@ -187,3 +187,12 @@ def test_mass_in_mixed_precision(jets):
         with torch.autocast('cpu', torch.bfloat16): half, y = reconstruction()(tok, rows), tok(rows)[0]
     assert y.dtype==torch.float32
     for k,v in full.items(): assert half[k].item()==pytest.approx(v.item(), rel=.05, abs=1e-3), k
+
+def test_a_momentum_that_is_none(jets):
+    "One particle without a number must not make a jet look plain"
+    p4 = jets.p4[:5].clone()
+    p4[3,0,1] = float('nan')
+    with pytest.raises(ValueError, match='jet 3 has a particle'): JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2).encode(Arrays(p4=p4, mask=jets.mask[:5]))
+    p4[3,0,1], p4[2,~jets.mask[2]] = 1., float('nan')
+    columns(Arrays(p4=p4, mask=jets.mask[:5]), 64, 1.)  # what stands in the padding is nobody's business
+    with pytest.raises(TypeError, match='Arrays'): JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2).encode(p4)

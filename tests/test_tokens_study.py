@@ -80,3 +80,13 @@ def test_ratio_is_a_ratio():
     a, b = (Arrays(x=m+torch.randn(20_000, generator=g, dtype=torch.float64)) for m in (1., 0.))
     at = Arrays(x=torch.linspace(-1, 2, 7, dtype=torch.float64))
     assert np.allclose(ratio(lambda j: j.x, a, b)(at), -(at.x-.5), atol=.1)
+
+@pytest.mark.parametrize('particles', [20, 21])
+def test_spectra_have_all_jets(particles):
+    "Those that fill the page, too"
+    from hepebm.studies.tokens import _spectra_panels
+    from fastcore.basics import AttrDict
+    n = np.array([1., 5., particles])
+    one = {k: n for k in ('mass','n','tau21','tau32')}
+    panel = [p for p in _spectra_panels(dict(QCD=dict(real=one, words=one)), AttrDict(particles=particles)) if p['xlabel']=='constituents'][0]
+    assert panel['x'][0] < 1 and panel['x'][1] > particles

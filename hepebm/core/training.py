@@ -84,7 +84,7 @@ class Task:
         if not isinstance(terms, dict) or not terms: raise TypeError(f'an objective returns a dict of named scalar terms, got {type(terms).__name__}')
         for k,v in terms.items():
             if not isinstance(v, Tensor) or v.ndim: raise TypeError(f'term {k!r} of an objective must be a scalar tensor, got {getattr(v, "shape", v)}')
-        if taken := {'step','epoch'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has a column of that name')
+        if taken := {'step','epoch','features'} & terms.keys(): raise ValueError(f'a term cannot be called {taken.pop()!r}: the log has another use for that name')
         summed = [v for k,v in terms.items() if not k.startswith('_')]
         if not summed: raise ValueError(f'no term to train on: {", ".join(terms)} are all to look at')
         return terms, sum(summed)

@@ -67,11 +67,14 @@ def _resolution(run, d, toks):
     for k,r in reports.items():
         for o in names:
             if o in r.index: run.metric(f'error/{o}/{k}', r.error[o])
+    read = float(toks[run.set.kind].columns(d.test).mask.sum()/d.test.mask.sum())
+    run.metric('particles_read', read)
+    said = f'{read:.1%} of the particles of test jets are read; the others are farther than R={run.set.R:g} from the axis, or softer than the leading {run.set.particles}.'
     if 'bins' in reports and run.set.kind!='bins':
         ratio = reports[run.set.kind].error['jet mass']/reports['bins'].error['jet mass']
         run.metric('mass_error_over_bins', ratio)
-        return f'The mass of a jet is off by {reports[run.set.kind].error["jet mass"]:.2f} GeV in the median, {ratio:.2f} of what the best grid of as many cells makes.'
-    return ''
+        said += f' The mass of a jet is off by {reports[run.set.kind].error["jet mass"]:.2f} GeV in the median, {ratio:.2f} of what the best grid of as many cells makes. The dictionary was taught the jet as a whole: where its codes go to angles and to what adds up to the mass, the grid keeps finer steps in the particles\' pt.'
+    return said
 
 # %% ../../nbs/studies/75_tokens.ipynb #a204feac
 def _classifier(run, train, label, tok, classes):
@@ -117,7 +120,7 @@ def _cost(run, d, toks):
             v = _told(x[even], jet_features(test, run.set.R)[~even], run.seed)
             r['told from originals (AUC)'] = _pm(*v)
             run.metric(f'c2st-words/{k}', *v)
-        rows[k] = r
+        if r: rows[k] = r
     run.table('cost', pd.DataFrame(rows).T, 'Accuracy of a particle flow network on the original jets and on decoded words (mean over classes; errors from test jets), and area under the curve of boosted trees that tell decoded jets of one half from originals of the other by their substructure (.5: cannot).', show=True)
 
 # %% ../../nbs/studies/75_tokens.ipynb #4f1e0a96
@@ -127,7 +130,7 @@ VARIANTS = {'next': lambda seed: {}, 'hybrid': lambda seed: dict(hybrid=True), '
 
 def _author(run, d, tok, name, epochs, folder):
     s = run.set
-    return jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, epochs, s.size, s.lr, classes=len(d.names), positions=s.positions, out=run.out/'training'/folder, seed=run.seed, bar=folder, trainer=run.trainer, **VARIANTS[name](run.seed))
+    return jet_gpt(d.train, tok, d.valid, s.width, s.depth, s.heads, epochs, s.size, s.lr, classes=len(d.names) if len(d.names)>1 else 0, positions=s.positions, out=run.out/'training'/folder, seed=run.seed, bar=folder, trainer=run.trainer, **VARIANTS[name](run.seed))
 
 def _others(run, d, tok):
     "Authors with other inputs and tasks, at equal updates"
@@ -172,10 +175,12 @@ def _told(x, y, seed):
 # %% ../../nbs/studies/75_tokens.ipynb #fb4988af
 _seen = 'pt mass n girth tau21 tau32'.split()
 
+def _label(model, k): return k if model.gpt.config.classes else None
+
 def _generate(run, d, model):
     "Written jets by class, as many as there are real ones, and the real ones in halves"
     n = run.set.generate//len(d.names)
-    made = {c: model.sample(n, (run.seed+1)*1000+k, run.set.batch, run.set.temperature, run.set.top_k or None, run.set.top_p if run.set.top_p<1 else None, label=k) for k,c in enumerate(d.names)}
+    made = {c: model.sample(n, (run.seed+1)*1000+k, run.set.batch, run.set.temperature, run.set.top_k or None, run.set.top_p if run.set.top_p<1 else None, label=_label(model, k)) for k,c in enumerate(d.names)}
     real = {c: d.test[d.test.label==k] for k,c in enumerate(d.names)}
     return made, real
 
@@ -186,17 +191,16 @@ def _spectrum(a, s): return {k: v.numpy() for k,v in observables(a.p4[:,:s.parti
 def _variants(run, d, tok, authors):
     "Authors by their likelihood and by what they write"
     import pandas as pd
-    if not authors: return
     s, a, rows = run.set, d.valid[:run.set.scored], {}
     x, words = jet_features(a, s.R), tok.encode(a)
     for v,model in authors.items():
-        run.stage(f'judging another author: {v}')
-        y = jet_features(model.to(run.device).sample(len(a), run.seed+55, s.batch, label=a.label), s.R)
+        run.stage(f'judging an author: {v}')
+        y = jet_features(model.to(run.device).sample(len(a), run.seed+55, s.batch, label=_label(model, a.label)), s.R)
         F = _near(x, y, run.seed)
         rows[v] = {'surprise as it writes': _surprise(model, words), 'and if it sees the particles': _surprise(model, a) if model.gpt.config.features else np.nan, 'FPD': _pm(*F)}
         run.metric(f'surprise/{v}', rows[v]['surprise as it writes']), run.metric(f'variant-fpd/{v}', *F)
         if model.gpt.config.features: run.metric(f'foretold/{v}', rows[v]['and if it sees the particles'])
-    run.table('variants', pd.DataFrame(rows).T, f'Authors at equal training (epochs: {s.variant_epochs}): words in, words out (next); continuous inputs (hybrid); with hidden words as a second task (masked); both. Surprise of a word [nat] of validation jets, and Fréchet physics distance of as many written jets of the same classes from them. One seed.', show=True)
+    run.table('variants', pd.DataFrame(rows).T, f'The author (epochs: {s.epochs}), and others at equal training (epochs: {s.variant_epochs}): words in, words out (next); continuous inputs (hybrid); with hidden words as a second task (masked); both. Surprise of a word [nat] of validation jets, and Fréchet physics distance of as many written jets of the same classes from them. One seed.', show=True)
 
 def _near(x, y, seed, weight=None):
     "Fréchet physics distance at the sizes at hand, and its error"
@@ -207,7 +211,7 @@ def _near(x, y, seed, weight=None):
 def _by_class(run, made, real, tok):
     "Distances for each class beside words and real jets"
     import pandas as pd
-    rows, seen = {}, {}
+    rows, seen, told = {}, {}, {}
     for c in made:
         half, floor = _halves(real[c], run.seed)
         others = {'written': made[c], 'words': tok.decode(tok.encode(floor)).to('cpu'), 'real': floor}
@@ -222,8 +226,11 @@ def _by_class(run, made, real, tok):
             few = x[:n], y[:n]
             far = {'FPD': _near(x, y, run.seed), 'KPD': kpd(x, y, batch_size=m, seed=run.seed), 'told from real (AUC)': _told(*few, run.seed), 'coverage': (coverage(*few), over_halves(coverage, *few, seed=run.seed))}
             rows[c,k] |= {o: _pm(*v) for o,v in far.items()}
+            if k=='written': told[c] = far['told from real (AUC)'][0]
             for o,v in zip(('fpd','kpd','c2st','coverage'), far.values()): run.metric(f'{o}/{c}/{k}', *v)
-    run.table('classes', pd.DataFrame(rows).T, 'Wasserstein distances from half of the real test jets, with bootstrap errors, in the unit of the observable; Fréchet and kernel physics distances on 36 energy flow polynomials and 9 observables; area under the curve of a classifier (.5: cannot tell) and share of real jets with another one nearby, both with as many jets of each kind. Words: the other half through the tokenizer and back. Real: the other half as it is.', show=True)
+    run.table('classes', pd.DataFrame(rows).T, 'Wasserstein distances from half of the real test jets, with bootstrap errors, in the unit of the observable; Fréchet and kernel physics distances on 36 energy flow polynomials and 9 observables; area under the curve of a classifier (.5: cannot tell) and share of real jets with another one nearby, both with as many jets of each kind. Words: the other half through the tokenizer and back. Real: the other half as it is. Errors are standard deviations.', show=True)
+    least, most = min(told, key=told.get), max(told, key=told.get)
+    run.text('How near they come', f'Trees tell written jets from real ones with an AUC from {told[least]:.3f} ({least}) to {told[most]:.3f} ({most}); .5 is chance' + ('. Nearly every written jet gives itself away.' if told[least]>.9 else '.'))
     return seen
 
 def _mixture(parts): return Arrays(**{k: torch.cat([a[k] for a in _padded(parts)]) for k in ('p4','mask','label')})
@@ -258,7 +265,7 @@ def _critics(run, d, model, made, real):
     judged, n = made[c], len(made[c])
     train, through = d.train[d.train.label==0], lambda a: model.tokenizer.decode(model.tokenizer.encode(a)).to('cpu')
     run.stage('training critics')
-    other = model.sample(min(len(train), s.critic), run.seed+77, s.batch, label=0)
+    other = model.sample(min(len(train), s.critic), run.seed+77, s.batch, label=_label(model, 0))
     made_by = {'classifier': critic(through(train[:2*len(other)]), other, epochs=s.critic_epochs, size=s.size, seed=run.seed, bar=None, particles=s.particles, R=s.R, trainer=run.trainer)}
     if s.ebm_updates:
         known, fresh = train.split((.6,.4), run.seed)  # its own training jets have lower energies than others
@@ -266,13 +273,17 @@ def _critics(run, d, model, made, real):
         made_by['jet energy'] = ratio(E.score, through(fresh[:len(other)]), other)
     weighed = {'as written': rerank(judged, lambda a: torch.zeros(n))} | {k: rerank(judged, f) for k,f in made_by.items()}
     x, y, a, b = jet_features(real[c], s.R), jet_features(judged, s.R), _spectrum(real[c], s), _spectrum(judged, s)
-    rows = {}
+    rows, fars = {}, {}
     for k,r in weighed.items():
         w = r.weights.numpy()
         far = {'FPD': _near(x, y, run.seed, w)} | {o: _with_error(bootstrap(w1, a[o], b[o], weight=(None, w), n=s.bootstrap, seed=run.seed, paired=False)) for o in ('mass','tau21','tau32')}
         rows[k] = {o: _pm(*v) for o,v in far.items()} | {'effective jets': f'{r.ess:.0f} of {n}'}
+        fars[k] = far['FPD']
         run.metric(f'reranked-fpd/{k}', *far['FPD']), run.metric(f'ess/{k}', r.ess/n)
         for o in ('mass','tau21','tau32'): run.metric(f'reranked-w1/{o}/{k}', *far[o])
+    rise = {k: fars[k][0]-fars['as written'][0] for k in made_by}
+    size = {k: np.hypot(fars[k][1], fars['as written'][1]) for k in made_by}
+    run.text('What they bring', 'In Fréchet distance, ' + '; '.join(f'{k}: ' + ('nearer' if rise[k]<-2*size[k] else 'farther' if rise[k]>2*size[k] else 'neither nearer nor farther by twice the error') for k in made_by) + '.')
     run.table('critics', pd.DataFrame(rows).T, f'Written {c} jets with the weights of critics: Fréchet physics distance and Wasserstein distances from real test jets, and the effective number of jets that the weights leave.', show=True)
 
 def _with_error(v): return v.value, (v.high-v.low)/2
@@ -344,7 +355,7 @@ def tokens_study(
     run.text('What words cost', verdict)
     _cost(run, d, toks)
     run.text('The author', 'Mean surprise of the next word.')
-    _variants(run, d, tok, authors)
+    _variants(run, d, tok, {'author': model} | authors)
     run.figure('training', 'Losses against the step.', *_training_panels(run))
     run.stage(f'writing {s.generate:,} jets')
     made, real = _generate(run, d, model)
@@ -364,16 +375,16 @@ def tokens_study(
 def _spectra_panels(seen, s):
     for c,by in seen.items():
         for k in ('mass','n','tau21','tau32'):
-            e = np.arange(0, s.particles+2, 2)-.5 if k=='n' else _edges([by['real'][k]], tail=.002)
+            e = np.arange(0, s.particles+3, 2)-.5 if k=='n' else _edges([by['real'][k]], tail=.002)
             yield scene(*[steps(o[k], e, color='#000000' if name=='real' else PALETTE[i-1], label=name) for i,(name,o) in enumerate(by.items())], x=(e[0], e[-1]), xlabel=UNITS[k], ylabel='density', title=c)
 
 def _training_panels(run):
     for k in (run.set.kind, 'author'):
         log = read_log(run.out/'training'/k)
-        names = [t for t in ('features','jets','quantizer','next','masked','valid_next','valid_features','valid_jets') if t in log.keys()]
+        names = [t for t in ('particles','jets','quantizer','next','masked','valid_next','valid_particles','valid_jets') if t in log.keys()]
         yield scene(*[curve(np.c_[history(log, t)], PALETTE[i%7], label=t) for i,t in enumerate(names)], xlabel='step', ylabel='loss', title=dict(author='author').get(k, 'tokenizer'), log=True)
 
 def _story(run, d):
     s = run.set
-    return (f'A dictionary of {s.codes:,} words ({s.kind}) was trained on {len(d.train):,} jets of {", ".join(d.names)}, their leading {s.particles} particles within R={s.R:g}, in {s.tok_epochs} epochs; then a transformer ({s.depth} blocks of {s.width}, variant {s.variant}) that is told the class of a jet and writes its words, in {s.epochs} epochs. '
+    return (f'A dictionary of {s.codes:,} words ({s.kind}) was trained on {len(d.train):,} jets of {", ".join(d.names)}, their leading {s.particles} particles within R={s.R:g}, in {s.tok_epochs} epochs; then a transformer ({s.depth} blocks of {s.width}, variant {s.variant}) that {"is told the class of a jet and " if len(d.names)>1 else ""}writes its words, in {s.epochs} epochs. '
         f'Both were judged on test jets that no training saw. {d.note}')

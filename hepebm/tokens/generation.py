@@ -145,7 +145,7 @@ def score(self:JetGPT,
 
 # %% ../../nbs/tokens/52_generation.ipynb #c242c801
 def jet_gpt(
-    train,           # Jets, or their `Tokens` (but with `hybrid`, which reads particles)
+    train,           # Jets, or their `Tokens` (but with `hybrid`, which reads particles), or a `TokenStream` of files
     tok:JetTokenizer,
     valid=None,      # The same, to watch the loss on
     width=256,       # Of the transformer; 256, 3 and 8 were published
@@ -164,27 +164,31 @@ def jet_gpt(
     **kw,            # Of `GPTConfig`: positions, dropout, masking
 )->JetGPT:
     "A trained author of jets"
-    if hybrid and isinstance(train, Tokens): raise ValueError('hybrid=True reads features of particles, which Tokens do not have: pass the jets')
+    if hybrid and not isinstance(train, Arrays): raise ValueError('hybrid=True reads features of particles, which Tokens do not have: pass the jets')
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         gpt = GPT(GPTConfig(Words(tok.codes).size, tok.particles+1, width, depth, heads, classes=classes, features=3*bool(hybrid), **kw))
     _begin_at_codes(gpt, tok, seed)
     model = JetGPT(gpt, tok)
     if hybrid: model.table.copy_(_looks(model, train))
-    rows = model.sentences(train)
-    for s in (rows, *([] if valid is None else [judged := model.sentences(valid)])): _check_labels(s, classes)
+    rows, judged = (None if a is None else _read(model, a, classes) for a in (train, valid))
     updates = epochs*-(-len(rows)//size)
     task = Task(gpt, objective, adam(lr, schedule=cosine(updates, min(100, updates//10)), weight_decay=1e-2))
-    fit(task, Buckets(rows), None if valid is None else Buckets(judged), epochs=epochs, size=size, out=out, seed=seed, bar=bar, **{'gradient_clip_val': 5., **(trainer or {})})
+    fit(task, rows, judged, epochs=epochs, size=size, out=out, seed=seed, bar=bar, **{'gradient_clip_val': 5., **(trainer or {})})
     if out: save_model(f'{out}/model', model)
     return model.eval()
 
-def _check_labels(s, classes):
-    "Before a training meets the one that is out of range"
-    if not classes: return
-    if 'label' not in s: raise ValueError(f'classes={classes}: these jets have no label')
-    _each(s.label, s.tokens, classes)
+def _read(model, a, classes):
+    "What `fit` takes; labels are looked at before a training meets the one that is out of range"
+    if not isinstance(a, (Arrays, Tokens)):
+        if getattr(a, 'tok', None) is None or a.tok.identity!=model.tokenizer.identity: raise ValueError(f'a {type(a).__name__}: jets, Tokens or a TokenStream(files, tok) of this tokenizer, {model.tokenizer.identity}, are wanted')
+        return a
+    s = model.sentences(a)
+    if classes and 'label' not in s: raise ValueError(f'classes={classes}: these jets have no label')
+    if classes: _each(s.label, s.tokens, classes)
+    return Buckets(s)
 
+# %% ../../nbs/tokens/52_generation.ipynb #af4c4511
 def _begin_at_codes(gpt, tok, seed):
     "Words whose codes are neighbours begin with like vectors: random waves over the space of codes"
     with torch.no_grad():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.arrays import Arrays, concat, save
 from ..core.metrics import w1
 from ..core.training import Task, _encode, adam, cosine, fit, generator, record, save_model
+from ..data.jets import DataError
 from ..data.kinematics import jet, observables, p4, ptetaphim, relative, wrap
 from ..nn.sets import Block, mask_bias, mlp
 from .quantizers import FSQ, Bins, VectorQuantizer, particle_mean, usage
@@ -34,6 +35,7 @@ def columns(
 )->Arrays:          # x (N, P, 3 or 5), mask, kind (N, P) if extended, and the jet's pt, mass, eta, phi, and label where there is one
     "What a tokenizer sees of jets: `x` is log pt - 1.8, and the distances from the axis times 2.4/R"
     if extended: _check_extended(a)
+    if (bad := ~torch.where(a.mask[...,None], a.p4, 0).isfinite().all(-1).all(-1)).any(): raise DataError(f'jet {int(bad.nonzero()[0])} has a particle whose momentum is not finite: {int(bad.sum())} of {len(a)} jets')
     _, eta, phi = relative(a.p4, a.mask).unbind(-1)
     pt = ptetaphim(a.p4).pt
     keep = a.mask & (eta.abs()<R) & (phi.abs()<R) & (pt>0)
@@ -183,7 +185,7 @@ class reconstruction(nn.Module):
         y, _, loss = tok(batch)
         x, mask, F = batch['x'], batch['mask'], batch['x'].shape[-1]
         mean = partial(particle_mean, training=tok.training)
-        terms = dict(features=mean((y[...,:F]-x).square().mean(-1), mask), quantizer=self.quantizer*loss)
+        terms = dict(particles=mean((y[...,:F]-x).square().mean(-1), mask), quantizer=self.quantizer*loss)
         if self.jets:
             (pt,m),(pt_,m_) = whole(x, mask, tok.R), whole(y, mask, tok.R)
             terms['jets'] = self.jets*mean((m_-m).abs()/m.clamp(min=5) + (pt_-pt).abs()/pt, mask.any(1))
@@ -271,6 +273,7 @@ def encode(self:JetTokenizer,
     chunk=256, # Jets at a time
 )->Tokens:     # Where the jets lie
     "Jets as tokens, by the model on its device"
+    if not isinstance(a, Arrays): raise TypeError(f'jets are Arrays with p4 and mask, not {type(a).__name__}')
     if not len(a): raise ValueError('there are no jets to encode')
     rows, home = (self.columns(a) if 'p4' in a else a), next(self.buffers()).device
     def one(i, n):
@@ -286,6 +289,7 @@ def decode(self:JetTokenizer,
     chunk=256, # Jets at a time
 )->Arrays:     # p4, mask, what was known of the jets, and for an extended tokenizer pid, charge, d0 and dz [mm]; where the tokens lie
     "Tokens as jets, about their axes, or about eta 0 and phi 0"
+    if not isinstance(t, Tokens): raise TypeError(f'Tokens are wanted, as encode gives them, not {type(t).__name__}')
     if t.tokenizer!=self.identity: raise ValueError(f'these are tokens of tokenizer {t.tokenizer}, and this is {self.identity}: decode with the one they were made with')
     home = next(self.buffers()).device
     def one(i, n): return self._outside(self.quantizer.decode(t.ids[i,:n].to(home)), t.mask[i,:n].to(home))

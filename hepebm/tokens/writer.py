@@ -32,12 +32,17 @@ class JetWriter(Live):
         candidates=40,  # Next particles that are drawn
     ):
         if label is None and model.gpt.config.classes: raise ValueError(f'this transformer writes jets of {model.gpt.config.classes} classes: say which, as label=0')
+        self.check(model, label=label, temperature=temperature)
         self.model, self.label, self.temperature, self.seed, self.candidates = model.eval(), label, float(temperature), seed, min(candidates, model.tokenizer.codes)
         self.R = model.tokenizer.R
         self.view = Row(dict(jet=View(self._jet), words=View(self._words)))
         self.view.views['jet'].size, self.view.views['words'].size = (360,360), (360,360)
         self.pace(.1)
         self.new()
+    @staticmethod
+    def check(model, label=None, temperature=1., seed=0):
+        if not temperature>=0: raise ValueError(f'temperature={temperature}: expected 0 or more')
+        if label is not None and not 0<=label<model.gpt.config.classes: raise ValueError(f'label={label}: ' + (f'there are classes 0 to {model.gpt.config.classes-1}' if model.gpt.config.classes else 'this transformer knows no classes'))
     def new(self):
         "A blank page"
         self.ids, self.done, self.surprise, self.random = [self.model.words.start], False, 0., generator(self.seed, name='writer')
@@ -87,8 +92,7 @@ def turns(self:JetWriter, loop):
 def set(self:JetWriter, **values):
     "Change `temperature`, `label` or `seed`; the last two begin a new jet"
     if unknown := values.keys()-{'temperature','label','seed'}: raise ValueError(f'no setting {min(unknown)!r}; there are temperature, label and seed')
-    if not values.get('temperature', 1.)>=0: raise ValueError(f'temperature={values["temperature"]}: expected 0 or more')
-    if (c := values.get('label')) is not None and not 0<=c<self.model.gpt.config.classes: raise ValueError(f'label={c}: there are classes 0 to {self.model.gpt.config.classes-1}')
+    self.check(self.model, **values)
     for k,v in values.items(): setattr(self, k, v)
     self.message = ''
     if values.keys()-{'temperature'}: self.new()
@@ -117,7 +121,7 @@ def show(self:JetWriter):
     top = p.topk(12)
     stop = float(p[self.model.words.stop]) if not self.done else 1.
     self.view.views['jet'].take(now=now, near=near)
-    self.view.views['words'].take(p=top.values.numpy(), ids=top.indices.numpy(), stop=stop, done=self.done)
+    self.view.views['words'].take(p=top.values.numpy()*(not self.done), ids=top.indices.numpy(), stop=stop, done=self.done)
     self.view.update()
     self.say()
 
@@ -126,7 +130,7 @@ def _jet(self:JetWriter, now=np.zeros((0,3)), near=np.zeros((0,4))):
     t = np.linspace(0, 2*np.pi, 100)
     discs = [points(now[:,:2], PALETTE[0], 40*np.sqrt(now[:,2]/max(now[:,2].sum(), 1e-9))), points(near[:,:2], PALETTE[1], np.sqrt(near[:,3].clip(0))*30+.5, alpha=.6)]
     lim = -1.1*self.R, 1.1*self.R
-    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{_count(len(now), "particle")}, {now[:,2].sum():.0f} GeV; orange: next?', size=(360,360), equal=True)
+    return scene(curve(self.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), *discs, x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'{_count(len(now), "particle")}, {now[:,2].sum():.0f} GeV' + '; orange: next?'*(len(near)>0), size=(360,360), equal=True)
 
 @patch
 def _words(self:JetWriter, p=np.zeros(12), ids=np.zeros(12), stop=0., done=False):
@@ -205,4 +209,4 @@ class TokenView(View):
         area = lambda v: 40*np.sqrt((p := (v[:,0]+1.8).exp().numpy())/p.sum())
         lim, t = (-1.1*self.tok.R, 1.1*self.tok.R), np.linspace(0, 2*np.pi, 100)
         return scene(curve(self.tok.R*np.c_[np.cos(t), np.sin(t)], '#888888', 1., dash=True), points(place(x), '#888888', area(x), alpha=.4), points(place(y), PALETTE[0], area(y), alpha=.5),
-            points(cells, PALETTE[1], 2.5, alpha=.9), points(place(x)[i:i+1], '#000000', 3., alpha=1.), x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'grey: particles, blue: words, orange: codes near {int(ids[i])}', size=self.size, equal=True)
+            points(cells, PALETTE[1], 2.5, alpha=.9), points(place(x)[i:i+1], '#000000', 3., alpha=1.), x=lim, y=lim, xlabel='Δη', ylabel='Δφ', title=f'grey jet, blue words; orange: like {int(ids[i])}', size=self.size, equal=True)
