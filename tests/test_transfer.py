@@ -3,6 +3,7 @@ import copy, math, re
 from pathlib import Path
 import numpy as np, pytest, torch
 from hepebm.core.metrics import auc
+from hepebm.core.training import load_model, save_model
 from hepebm.data.samples import sample
 from hepebm.studies.studies import compare, read_json, run_study, settings_of
 from hepebm.studies import transfer as study
@@ -92,16 +93,47 @@ def test_no_hidden_states_beyond_the_limit(author, rows, monkeypatch):
     train_classifier(starts(author)['frozen'](0), balanced(rows, 20), balanced(rows, 20, 1), most=4, every=2, cache=1000)
     linear_probe(author, rows[:100], rows[100:200])
 
-def test_bad_input(author, rows):
+def test_bad_input(author, rows, jets):
     few, some = balanced(rows, 40), balanced(rows, 20, 1)
     for k,shown in ((1, 'label 2'), (-1, 'label -1')):
         with pytest.raises(ValueError, match=shown): train_classifier(Classifier(author), few.assign(label=few.label+k), some)
         with pytest.raises(ValueError, match='valid has '+shown): train_classifier(Classifier(author), few, some.assign(label=some.label+k))
     with pytest.raises(ValueError, match='train has no jets'): train_classifier(Classifier(author), few[:0], some)
     with pytest.raises(ValueError, match='lr=0'): train_classifier(Classifier(author), few, some, lr=0)
+    for k,name in enumerate(('train','valid')):
+        with pytest.raises(ValueError, match=f'{name} has no label'): train_classifier(Classifier(author), *[r.drop('label') if i==k else r for i,r in enumerate((few, some))])
+    with pytest.raises(ValueError, match='no label'): balanced(rows.drop('label'), 20)
+    for f in (lambda m: probabilities(m, jets[:5]), lambda m: m(jets[:5]), lambda m: looked_at(m, jets[:5])):
+        with pytest.raises(ValueError, match=r'pass author\.sentences\(jets\)'): f(Classifier(author))
     broken = Classifier(author)
     with torch.no_grad(): broken.head.out.bias.fill_(math.nan)
     with pytest.raises(FloatingPointError, match='nan'): train_classifier(broken, few, some, most=4, every=2)
+
+def test_words_of_another_tokenizer(jets, author, rows, tmp_path):
+    "Refused by classifiers new, saved and from all starts, frozen or free, wherever sentences go in"
+    torch.manual_seed(1)
+    other = JetTokenizer('fsq', 512, R=1., width=16, depth=1, heads=2, particles=24).eval()
+    b = jet_gpt(jets[:40], other, width=16, depth=1, heads=2, epochs=1, bar=None)
+    wrong = b.sentences(jets)
+    wrong = wrong.assign(label=(wrong.label>0).long())
+    save_model(tmp_path/'c', Classifier(author, freeze=True))
+    for m in (*(make(0) for make in starts(author).values()), load_model(tmp_path/'c')):
+        m(rows[:4])
+        for f in (lambda: m(wrong), lambda: probabilities(m, wrong), lambda: looked_at(m, wrong), lambda: train_classifier(m, wrong, rows), lambda: train_classifier(m, rows, wrong)):
+            with pytest.raises(ValueError, match=f'sentences of tokenizer {other.identity} for a classifier of {author.tokenizer.identity}'): f()
+    with pytest.raises(ValueError, match='sentences of tokenizer'): linear_probe(author, rows, wrong)
+    Classifier(author.gpt)(wrong[:4])  # nothing is known of a bare network
+
+def test_an_author_of_one_class(tok, jets):
+    "Knows a label that says nothing; more than one is refused"
+    background = jets.assign(label=torch.zeros(len(jets), dtype=torch.long))
+    one = jet_gpt(background[:40], tok, width=16, depth=1, heads=2, epochs=1, classes=1, bar=None)
+    rows = one.sentences(jets).assign(label=(jets.label>0).long())
+    h = one.gpt.hidden(rows.tokens, rows.mask, label=background.label)
+    c = Classifier(one).eval()
+    assert torch.allclose(c.hidden(rows)[rows.mask], h[rows.mask], atol=1e-5)
+    assert {*starts(one)}=={'scratch','random words','fine-tuned','frozen'} and 'auc' in linear_probe(one, rows[:200], rows[200:])
+    with pytest.raises(ValueError, match='told the class'): Classifier(jet_gpt(jets[:40], tok, width=16, depth=1, heads=2, epochs=1, classes=4, bar=None))
 
 def test_same_subsets_and_same_budget(author, rows, monkeypatch):
     "All networks see the same jets and try as many rates, and each trains with its best"

@@ -116,7 +116,7 @@ def sentences(self:JetGPT, a:Arrays, chunk=256)->Arrays:
     n = self.particles
     t = Tokens(t.ids[:,:n], t.mask[:,:n], t.jets, t.codes, t.tokenizer)
     s = sequences(t) if not self.gpt.config.features else sequences(t, self.table.to(t.ids.device)[t.ids+1] if rows is None else rows.x[:,:n,:self.gpt.config.features])
-    return s.assign(**{k: s[k][:,:n+1] for k in ('tokens','mask','x') if k in s})
+    return s.assign(tokenizer=torch.full((len(s),), int(t.tokenizer, 16), device=s.device), **{k: s[k][:,:n+1] for k in ('tokens','mask','x') if k in s})
 
 @patch
 def log_prob(self:JetGPT,

@@ -6,7 +6,8 @@ Docs: https://hepebm.github.io/hepebm/tokens/transfer.html.md"""
 
 # %% auto #0
 __all__ = ['Classifier', 'cross_entropy', 'looked_at', 'probabilities', 'balanced', 'train_classifier', 'learning_curves',
-           'accuracy_by_size', 'paired', 'half_width', 'fresh', 'starts', 'linear_probe', 'learning_curve_panel']
+           'accuracy_by_size', 'paired', 'half_width', 'fresh', 'starts', 'linear_probe', 'learning_curve_panel',
+           'learning_curve_scene']
 
 # %% ../../nbs/tokens/53_transfer.ipynb #bf89a54c
 import copy, math
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..core.arrays import Arrays
 from ..core.metrics import auc
 from ..core.training import Task, adam, cosine, generator, record, updates
+from ..core.views import PALETTE, curve, points, scene
 from ..nn.gpt import GPT
 from ..nn.sets import mlp
 from .generation import JetGPT, _begin_at_codes
@@ -54,17 +56,19 @@ class _AttentionHead(nn.Module):
 class Classifier(nn.Module):
     "A head on a transformer of words: logits of classes"
     def __init__(self,
-        gpt,           # `GPT`; it is copied
+        gpt,           # `JetGPT`, or its `GPT`; it is copied
         classes=2,
         head='sum',    # Or 'attention'
         freeze=False,  # Train the head only?
         causal=True,   # Do positions look at those before only, as in writing?
+        tokenizer=None,# Identity of the one whose words a bare `GPT` reads; `None`: that of the `JetGPT`
     ):
         super().__init__()
+        if isinstance(gpt, JetGPT): gpt, tokenizer = gpt.gpt, tokenizer or gpt.tokenizer.identity
         if head not in ('sum','attention'): raise ValueError(f"head is 'sum' or 'attention', not {head!r}")
-        if isinstance(gpt, JetGPT): gpt = gpt.gpt
         self.gpt, self.classes, self.freeze, self.causal = copy.deepcopy(gpt), classes, freeze, causal
-        if self.gpt.config.classes: raise ValueError('this transformer was told the class of each jet: train one with classes=0')
+        self.register_buffer('tokenizer', torch.tensor(-1 if tokenizer is None else int(tokenizer, 16)))  # -1: not known
+        if self.gpt.config.classes>1: raise ValueError('this transformer was told the class of each jet: train one with classes=0')
         for unused in (self.gpt.head, self.gpt.hole):
             if unused is not None: unused.requires_grad_(False)
         if freeze: self.gpt.requires_grad_(False).eval()
@@ -75,13 +79,21 @@ class Classifier(nn.Module):
         return self
     def hidden(self, batch):
         "What the transformer makes of each position (N, T, width)"
+        _check_words(self, batch)
         more = dict(features=batch['x']) if self.gpt.config.features else {}
+        if self.gpt.config.classes: more['label'] = torch.zeros(len(batch['tokens']), dtype=torch.long, device=batch['tokens'].device)
         return self.gpt.hidden(batch['tokens'], batch['mask'], causal=self.causal, **more)
     def forward(self,
         batch, # From `JetGPT.sentences`; or `h` from `looked_at`, and `mask`
     )->Tensor: # Logits (N, classes)
         h = batch['h'] if 'h' in batch else self.hidden(batch)
         return self.head(h, batch['mask'])
+
+def _check_words(model, rows):
+    "Are these sentences, and of the tokenizer that the classifier knows?"
+    if 'tokens' not in rows: raise ValueError('a classifier reads sentences, and these rows have no tokens: pass author.sentences(jets)')
+    if 'tokenizer' not in rows or model.tokenizer<0: return
+    if len(other := rows['tokenizer'][rows['tokenizer']!=model.tokenizer]): raise ValueError(f'sentences of tokenizer {int(other[0]):012x} for a classifier of {int(model.tokenizer):012x}: make them with the author that it was made from, author.sentences(jets)')
 
 # %% ../../nbs/tokens/53_transfer.ipynb #96b81114
 def cross_entropy(
@@ -98,12 +110,17 @@ def _runs(model, rows, chunk):
 
 _wide = 'h','tokens','mask','x'
 
+def _need_label(rows, name='this set of rows'):
+    "Say what is missing"
+    if 'label' not in rows: raise ValueError(f'{name} has no label, a number for each jet: assign(label=...)')
+
 def looked_at(
     model:Classifier, # Frozen
     rows:Arrays,
     chunk=256,
 )->Arrays:            # `h` in place of the words
     "Hidden states of all rows, computed once"
+    _need_label(rows)
     h = torch.zeros(*rows.mask.shape, model.gpt.config.width)
     with torch.no_grad():
         for i,b in _runs(model, rows, chunk): h[i,:b.mask.shape[1]] = model.hidden(b).cpu()
@@ -115,6 +132,7 @@ def probabilities(
     chunk=512,
 )->Tensor: # (N, classes)
     "What it says of each jet"
+    if 'h' not in rows: _check_words(model, rows)
     p = torch.zeros(len(rows), model.classes)
     model.eval()
     with torch.no_grad():
@@ -128,6 +146,7 @@ def balanced(
     seed=0,
 )->Arrays:
     "The same number of rows of each class"
+    _need_label(rows)
     labels = rows.label.unique().tolist()
     each = min(int((rows.label==k).sum()) for k in labels)
     if n is not None:
@@ -151,6 +170,7 @@ def train_classifier(
 )->float:          # Lowest loss on the validation jets (mean over classes), whose weights the model has
     "Train until validation jets say so"
     _check_rows(model, train, valid, lr)
+    train, valid = train.drop('tokenizer'), valid.drop('tokenizer')  # compared once
     if model.freeze: train, valid = (looked_at(model, r) if r.mask.numel()*model.gpt.config.width*4<=cache else r for r in (train, valid))
     best, kept, waited = math.inf, None, 0
     for i,_ in enumerate(updates(Task(model, cross_entropy, adam(lr, schedule=cosine(10*most, 20), weight_decay=1e-2)), Buckets(train, wide=_wide), min(size, len(train)), seed), 1):
@@ -176,6 +196,8 @@ def _check_rows(model, train, valid, lr):
     if not lr>0: raise ValueError(f'lr={lr} has to be positive')
     for name,r in dict(train=train, valid=valid).items():
         if not len(r): raise ValueError(f'{name} has no jets')
+        if 'h' not in r: _check_words(model, r)
+        _need_label(r, name)
         if (bad := r.label[(r.label<0) | (r.label>=model.classes)]).numel(): raise ValueError(f'{name} has label {bad[0].item()}: a classifier of {model.classes} classes takes 0 to {model.classes-1}')
 
 # %% ../../nbs/tokens/53_transfer.ipynb #af818e7a
@@ -263,7 +285,7 @@ def starts(
         def f(seed):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                return Classifier(gpt(seed), classes, head, freeze, causal)
+                return Classifier(gpt(seed), classes, head, freeze, causal, author.tokenizer.identity)
         return f
     waves = {} if author.gpt.config.features else {'random words': make(lambda seed: fresh(author, seed, True))}
     return {'scratch': make(lambda seed: fresh(author, seed)), **waves, 'fine-tuned': make(lambda seed: author.gpt), 'frozen': make(lambda seed: author.gpt, True)}
@@ -279,6 +301,7 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    for name,r in dict(train=train, test=test).items(): _need_label(r, name)
     m = Classifier(gpt, freeze=True, causal=causal).eval()
     fit = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(_means(m, train), train.label.cpu().numpy())
     return _judged(torch.as_tensor(fit.predict_proba(_means(m, test))), test.label)
@@ -307,3 +330,19 @@ def learning_curve_panel(
     ax.minorticks_off()
     ax.set_xticks(sizes, [f'{n:,}' for n in sizes])
     ax.legend(frameon=False)
+
+# %% ../../nbs/tokens/53_transfer.ipynb #6ebef1c7
+def learning_curve_scene(
+    table,         # From `accuracy_by_size`
+    of='accuracy',
+)->dict:           # For a `View` or a report; lines stand at the sizes
+    "Means with their 95 % intervals and every subset as a dot, by number of jets"
+    sizes, marks = sorted(table['size'].unique()), []
+    for i,(name,t) in enumerate(table.groupby('name', sort=False)):
+        g, color = t.groupby('size')[of], PALETTE[i%7]
+        mean, err = g.mean(), half_width(g)
+        bars = [p for n in mean.index for p in ([math.log10(n), mean[n]-err[n]], [math.log10(n), mean[n]+err[n]], [math.nan]*2)]
+        marks += [curve([*zip(map(math.log10, mean.index), mean)], color, label=name), curve(bars, color, 1.), points([*zip(t['size'].map(math.log10), t[of])], color, 1.5, alpha=.4)]
+    s = scene(*marks, xlabel=f'labelled jets (log10; lines: {", ".join(f"{n:,}" for n in sizes)})', ylabel=of.replace('_', ' '))
+    s['marks'][:0] = [curve([[math.log10(n), y] for y in s['y']], '#cccccc', 1.) for n in sizes]
+    return s
