@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hepebm.core.metrics import auc
 from hepebm.core.training import load_model, save_model
+from hepebm.data.jets import DataError
 from hepebm.data.samples import sample
 from hepebm.studies.studies import compare, read_json, run_study, settings_of
 from hepebm.studies import transfer as study
@@ -179,8 +180,36 @@ def test_numbers_of_a_run(run):
     d = paired(t, 'fine-tuned', of='auc')
     for n in d.index: assert m[f'gain/auc/fine-tuned/next/{n}']['value']==pytest.approx(d.difference[n]) and 2*m[f'gain/auc/fine-tuned/next/{n}']['error']==pytest.approx(d.interval[n])
     assert set(t.name)=={'scratch','random words','fine-tuned','frozen'}
-    assert '30 labelled validation jets' in (run/'report.html').read_text()
+    report = (run/'report.html').read_text()
+    assert '30 labelled validation jets' in report and report.count('<li>next, ')==len(d)*3
+    assert f'in equal parts are used, {d.index[-1]:,} (' in report and 'not one standard deviation' in report and 'flatters' in report
     assert not compare(run, run).beyond.any()
+
+def test_a_run_scores_jets(run, tmp_path):
+    "Its author leaves a control sample: validation jets of the first class, whose p-values are flat"
+    import pandas as pd
+    from hepebm.cli import main
+    from hepebm.core.arrays import load
+    from hepebm.data.jets import write_jets
+    a = sample('jets', 'valid')
+    write_jets(tmp_path/'a.h5', a[a.label==0])
+    assert main(['score', str(run), str(tmp_path/'a.h5'), '-o', str(tmp_path/'s.parquet')])==0
+    t, control = pd.read_parquet(tmp_path/'s.parquet'), load(run/'model'/'control.safetensors').score
+    assert len(control)==int((a.label==0).sum()) and np.allclose(t.score, control, atol=1e-3) and .49<t.p_value.mean()<.51
+
+def test_classes_of_a_file(tmp_path):
+    "Names that are not there: what there is and what to type; one class: no word of a file that is not"
+    from hepebm.data.jets import write_jets
+    write_jets(tmp_path/'mine.h5', sample('jets', 'test', 900))
+    def refused(classes, data=None): return lambda: run_study('transfer', data=data, preset='smoke', out=tmp_path/'run', change=dict(classes=classes))
+    with pytest.raises(ValueError, match=r'--set "classes=class 0,class 3", or take all, --set classes=$'): refused('QCD,top', tmp_path/'mine.h5')()
+    for classes in ('QCD', 'QCD,QCD'):
+        with pytest.raises(ValueError, match=f'^classes={classes}: expected two or more'): refused(classes)()
+    write_jets(tmp_path/'plain.h5', sample('jets', 'test', 900).drop('label'))
+    with pytest.raises(DataError, match='plain.h5: one class .* needs labels'): refused('QCD,top', tmp_path/'plain.h5')()
+
+def test_one_code_is_refused():
+    with pytest.raises(ValueError, match='codes=1: .*2 or more'): settings_of('transfer', 'smoke', codes=1)
 
 def test_what_is_said():
     "Better, worse, or not to be told apart; and how much of the way the codes alone make"
@@ -188,7 +217,7 @@ def test_what_is_said():
     def said(tuned, spread):
         base = {'scratch': .8, 'random words': .7, 'fine-tuned': tuned}
         rows = [dict(name=k, how=k, variant='next', size=100, seed=i, accuracy=v+(i-2)*spread*(k=='fine-tuned'), auc=v, test_loss=1-v) for k,v in base.items() for i in range(5)]
-        return study._shown(study._gains(pd.DataFrame(rows)))
+        return '\n'.join(study._shown(study._gains(pd.DataFrame(rows))))
     text = said(.85, .001)
     assert 'accuracy: fine-tuned is better than scratch (+0.050' in text and 'test loss: fine-tuned is better than scratch (-0.050' in text and '67%' in text
     assert 'accuracy: fine-tuned is not to be told from scratch' in said(.85, .1)

@@ -8,24 +8,26 @@ Docs: https://hepebm.github.io/hepebm/studies/transfer.html.md"""
 __all__ = ['transfer_study']
 
 # %% ../../nbs/studies/76_transfer.ipynb #17e69213
-import shutil
+import html, shutil
 import numpy as np, torch
+from ..core.arrays import Arrays, save
 from ..core.training import history, read_log, save_model
-from ..core.views import PALETTE, curve, points, scene
+from ..core.views import PALETTE, curve, scene
 from ..data.jets import DataError
 from .studies import study, write_text
 from .tokens import VARIANTS, token_data
 from ..tokens.generation import jet_gpt
 from ..tokens.tokenizer import jet_tokenizer
-from ..tokens.transfer import accuracy_by_size, balanced, fresh, half_width, linear_probe, paired, starts
+from ..tokens.transfer import accuracy_by_size, balanced, fresh, half_width, learning_curve_scene, linear_probe, paired, starts
 
 # %% ../../nbs/studies/76_transfer.ipynb #944de4a4
 def _data(run, data):
     "Jets of the classes to tell apart, which are also what is written in pre-training"
     d, s = token_data(data, run.seed), run.set
     names = s.classes.split(',') if s.classes else d.names
-    if bad := [c for c in names if c not in d.names]: raise ValueError(f'classes={s.classes}: there is no {bad[0]}; there are {", ".join(d.names)}')
-    if len(names)<2: raise DataError(f'{data}: one class ({d.names[0]}) cannot be told from another; this study needs labels')
+    if len(d.names)<2: raise DataError(f'{data}: one class ({d.names[0]}) cannot be told from another; this study needs labels')
+    if bad := [c for c in names if c not in d.names]: raise ValueError(f'classes={s.classes}: there is no {bad[0]}; there are {", ".join(d.names)}. Name some, --set "classes={d.names[0]},{d.names[-1]}", or take all, --set classes=')
+    if len(names)<2 or len({*names})<len(names): raise ValueError(f'classes={s.classes}: expected two or more, each once, of {", ".join(d.names)}')
     keep = torch.tensor([names.index(c) if c in names else -1 for c in d.names])
     for k in ('train','valid','test'): d[k] = (a := d[k].assign(label=keep[d[k].label]))[a.label>=0]
     d.names, d.train, d.test = names, d.train[:s.train], d.test[:s.test]
@@ -108,19 +110,10 @@ def _probes(run, d, authors):
             run.metric(f'probe/{name}', rows[name]['accuracy'])
     run.table('probe', pd.DataFrame(rows).T.round(4), f'Logistic regression on the mean hidden state of {n:,} jets.', show=True)
 
-def _curve_panels(table):
-    for m in [k for k in ('accuracy','auc','test_loss') if k in table]:
-        marks = []
-        for i,(name,t) in enumerate(table.groupby('name', sort=False)):
-            g, color = t.groupby('size')[m], PALETTE[i%7]
-            mean, err = g.mean(), half_width(g)
-            bars = np.concatenate([[[np.log10(n), mean[n]-err[n]], [np.log10(n), mean[n]+err[n]], [np.nan, np.nan]] for n in mean.index])
-            marks += [curve(np.c_[np.log10(mean.index), mean], color, label=name), curve(bars, color, 1.), points(np.c_[np.log10(t['size']), t[m]], color, 1.5, alpha=.4)]
-        yield scene(*marks, xlabel='log10 of labelled jets', ylabel=m.replace('_', ' '))
-
 # %% ../../nbs/studies/76_transfer.ipynb #6b2fa96f
 def _fits(s):
     "Settings that belong together"
+    if s['codes']<2: raise ValueError(f'codes={s["codes"]}: a dictionary of one word says nothing of a jet; 2 or more')
     if s['kind'] not in ('vqvae','mlp','fsq'): raise ValueError(f'kind={s["kind"]}: expected vqvae, mlp or fsq')
     if bad := [k for k in s['variants'].split(',') if k not in VARIANTS]: raise ValueError(f'variants={bad[0]}: expected names of {", ".join(VARIANTS)} with commas between')
     if s['head'] not in ('sum','attention'): raise ValueError(f'head={s["head"]}: expected sum or attention')
@@ -151,10 +144,11 @@ def transfer_study(
     table = _curves(run, d, authors)
     write_text(run.out/'tables'/'runs.csv', table.to_csv(index=False))
     run.text('What was done', _story(run, d))
-    run.text('Result', 'Accuracy says how often the likelier class is right, the AUC how well jets are ordered, the loss also whether probabilities are right.')
+    run.text('Result', _legend(s, d))
     gains = _tables(run, table)
-    run.figure('curves', f'Measures on test jets by number of labelled jets: means with 95 % intervals (Student, {s.seeds} subsets), and every subset as a dot.', *_curve_panels(table))
-    run.text('What is shown', _shown(gains))
+    run.figure('curves', f'Measures on test jets by number of labelled jets: means with 95 % intervals (Student, {s.seeds} subsets), and every subset as a dot. Grey lines stand at the sizes.', *[learning_curve_scene(table, m) for m in _better if m in table])
+    run.text('What is shown', 'Where the interval of a difference does not reach zero, fine-tuned is better or worse than scratch.')
+    run.add('<ul>' + ''.join(f'<li>{html.escape(v)}.</li>' for v in _shown(gains)) + '</ul>')
     run.text('What the states hold', 'Without further training.')
     run.stage('probing')
     _probes(run, d, authors)
@@ -162,7 +156,15 @@ def transfer_study(
     run.figure('training', 'Losses of the authors against the step.', *[scene(*[curve(np.c_[history(log, t)], PALETTE[i], label=t) for i,t in enumerate(t for t in ('next','masked','valid_next','valid_masked') if t in log.keys())], xlabel='step', ylabel='loss', title=v) for v in authors for log in [read_log(run.out/'training'/v)]])
     first = next(iter(authors))
     shutil.copy(run.out/'training'/first/'log.csv', run.out/'log.csv')
-    save_model(run.out/'model', authors[first].cpu()), save_model(run.out/'model-tokenizer', tok.cpu())
+    save_model(run.out/'model', authors[first]), save_model(run.out/'model-tokenizer', tok)
+    save(Arrays(score=authors[first].score(d.valid[d.valid.label==0])), run.out/'model'/'control.safetensors')
+
+# %% ../../nbs/studies/76_transfer.ipynb #9eee40ac
+def _legend(s, d):
+    "How to read the tables"
+    last = _sizes(s, d)[-1]
+    return (f'Accuracy says how often the likelier class is right, auc (the area under the ROC curve) how well jets are ordered, test_loss also whether probabilities are right; loss is the same on the validation jets that chose the learning rate and the end of each training, and flatters. '
+        f'± is the half width of the 95 % interval of the mean over {s.seeds} subsets, not one standard deviation. Columns are numbers of labelled jets; beside sizes={s.sizes} all that are at hand in equal parts are used, {last:,} ({last//len(d.names):,} of each class), which is where curves end.')
 
 def _story(run, d):
     s, few = run.set, torch.bincount(d.train.label)
@@ -185,7 +187,7 @@ def _shown(gains):
             text = f'{v}, {n:,} jets, {unit}: fine-tuned is {"better than" if gain>r.interval else "worse than" if -gain>r.interval else "not to be told from"} scratch ({_with(r.difference, r.interval, "+")})'
             if 'random words' in at: text += f'; of the way to it from random words, words at their codes alone make {_part(at["random words"].difference[n], r.difference)}'
             out.append(text)
-    return '. '.join(out) + '.'
+    return out
 
 def _part(random, tuned):
     "Share of the way from random words to fine-tuned at which scratch is"
