@@ -203,6 +203,12 @@ def test_interval():
     assert abs(i.std/np.hypot(i.members, i.test)-1)<.02 and abs((i.high-i.low)/2/i.std-1)<.1
     assert i.low<i.value<i.high and abs(i.value-truth.mean()-scores.mean())<1e-9
 
+@pytest.mark.parametrize('n', (60, 120, 1200))
+def test_few_replicas(n):
+    "The part from the test rows does not shrink where each member has few replicas"
+    truth, scores = np.random.default_rng(0).normal(size=400), np.zeros((60,400))
+    assert abs(member_interval(lambda s, y: float((s+y).mean()), scores, truth, n=n).test/(truth.std()/20)-1)<.2
+
 @pytest.mark.long
 def test_coverage():
     "The 68 % interval of one data set holds the mean over many in about 68 % of the cases; the published one hardly ever"

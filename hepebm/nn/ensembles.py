@@ -442,7 +442,7 @@ def member_interval(
     scores,      # (n, N), of each member on the test rows
     *arrays,     # (N,) each, as the label
     weight=None, # (N,), handed on to `metric`
-    n=200,       # Replicas, at least one of each member
+    n=200,       # Replicas, at least two of each member
     level=.68,   # Share of them inside the interval
     seed=0,
     **kw,        # Further keywords of `metric`
@@ -451,9 +451,10 @@ def member_interval(
     scores = scores.detach().cpu() if isinstance(scores, Tensor) else np.asarray(scores)
     if scores.ndim!=2 or any(len(v)!=scores.shape[1] for v in arrays): raise ValueError(f'scores {tuple(scores.shape)} are (members, rows), with as many rows as the arrays: {[len(v) for v in arrays]}')
     if len(scores)<2: raise ValueError('one member has no deviation: give at least two')
-    values,reps = zip(*(_replicas(metric, (s,*arrays), weight, -(-n//len(scores)), (seed,i), True, kw) for i,s in enumerate(scores)))
+    each = max(2, -(-n//len(scores)))
+    values,reps = zip(*(_replicas(metric, (s,*arrays), weight, each, (seed,i), True, kw) for i,s in enumerate(scores)))
     low,high = _limits(np.concatenate(reps), level)
-    return MemberInterval(float(np.mean(values)), float(low), float(high), float(np.std(np.concatenate(reps))), float(np.std(values)), float(np.std(np.concatenate([r-r.mean() for r in reps]))))
+    return MemberInterval(float(np.mean(values)), float(low), float(high), float(np.std(np.concatenate(reps))), float(np.std(values)), float(np.mean(np.var(reps, axis=1, ddof=1))**.5))
 
 # %% ../../nbs/nn/23_ensembles.ipynb #412d4c41
 class CrossValidation(NamedTuple):
