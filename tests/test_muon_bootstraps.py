@@ -7,6 +7,7 @@ from hepebm.core.training import adam
 from hepebm.data.muons import MassFit, toy_muons, z_window
 from hepebm.muons.bootstraps import bootstraps, difference, mass_metrics, scan, tpr50
 from hepebm.muons.networks import IsoNet, tpr_at, unmixed
+from hepebm.nn.ensembles import member_interval
 
 def toys(n, seed):
     g = torch.Generator().manual_seed(seed)
@@ -47,16 +48,32 @@ def test_coverage():
     more = bootstraps(net, *(worlds[0][0], 48, worlds[0][1]), replicas=480, **quick).found['auc']
     assert .7 < more.std/found[0].std < 1.4
 
+def peak(seed, n=2500):
+    "Pairs, a score that separates them, and their classes"
+    a = z_window(toy_muons(n, peak=.7, seed=seed))
+    return a.mass, torch.randn(len(a), generator=torch.Generator().manual_seed(seed))+1.2*a.z.float(), a.z
+
 @pytest.mark.long
 def test_unmixed_error():
-    "Pulls of the AUC by sWeights, with the mass fitted again each time"
-    pulls = []
-    for i in range(16):
-        a = z_window(toy_muons(2500, peak=.7, seed=50+i))
-        s = torch.randn(len(a), generator=torch.Generator().manual_seed(i))+1.2*a.z.float()
-        u = unmixed(a.mass, s, n=20)
-        pulls.append((u.auc-auc(s, a.z))/u.std)
-    assert abs(np.mean(pulls))<1.2 and .5<np.sqrt(np.mean(np.square(pulls)))<1.6
+    "Pulls of the AUC by sWeights, with the mass fitted again each time, have mean zero and width one"
+    pulls = np.array([(u.auc-auc(s, z))/u.std for m,s,z in map(peak, range(50, 100)) for u in [unmixed(m, s, n=24)]])
+    assert abs(pulls.mean())<.45 and .75<np.sqrt((pulls**2).mean())<1.25, (pulls.mean(), np.sqrt((pulls**2).mean()))
+
+def test_error_holds_the_fit():
+    "The interval of a metric without labels is wider by what the fit does not know, and as wide as that of `unmixed`"
+    m, s, _ = peak(3)
+    fit = MassFit().fit(m)
+    wide, narrow = (member_interval(mass_metrics(fit, r)['auc'], torch.stack([s,s]), m, n=100) for r in (True, False))
+    assert wide.std>1.1*narrow.std and abs(wide.value-narrow.value)<1e-4
+    assert abs(wide.std/unmixed(m, s, fit, n=100).std-1)<.35
+
+def test_fit_again():
+    "From the values of another fit to the same minimum, with what is fixed left alone"
+    m, other = peak(3)[0].numpy(), peak(4)[0].numpy()
+    for fixed in ({}, dict(gamma=1.2475)):
+        fit = MassFit(**fixed).fit(m)
+        assert np.allclose(fit.again(other).values, MassFit(**fixed).fit(other).values, rtol=2e-3)
+        assert not fixed or fit.again(other).values[3]==1.2475
 
 @pytest.mark.parametrize('seed', range(4))
 def test_tpr_at(seed):

@@ -301,25 +301,38 @@ class MassFit(PeakDensity):
         super().__init__(lo, hi)
         self.fixed, self.at_limit = fixed, []
 
+    def _descend(self, start, *parts):
+        "From `start` to the least -log density of the last of `parts`: all parameters, which are free, their bounds, the gradient"
+        from scipy.optimize import minimize
+        free = np.array([k not in self.fixed for k in self.names])
+        bounds, q = np.array([(1e-6,1-1e-6), (self.lo,self.hi), (.02,20), (.02,20), (-.5,.5)])[free], start[free]
+        def full(q): p = start.copy(); p[free] = q; return p
+        def nll(q, m): v,g = self.nll(m, full(q)); return v, g[free]
+        for m in parts: q = minimize(nll, q, (m,), 'L-BFGS-B', jac=True, bounds=bounds, options=dict(ftol=1e-13, gtol=1e-8, maxiter=500)).x
+        return full(q), free, bounds, lambda q: nll(q, parts[-1])[1]
+
     def fit(self,
         mass, # (N,), GeV; what is outside the window is left out
     ):
         "self, fitted; a part of many pairs is fitted first, for a start"
-        from scipy.optimize import minimize
         m = _inside(mass, self.lo, self.hi)
-        free = np.array([k not in self.fixed for k in self.names])
         start = np.array([self.fixed.get(k, v) for k,v in zip(self.names, (.7, np.median(m), 1.5, 1.2, 1/30))])
-        bounds, q = np.array([(1e-6,1-1e-6), (self.lo,self.hi), (.02,20), (.02,20), (-.5,.5)])[free], start[free]
-        def full(q): p = start.copy(); p[free] = q; return p
-        def nll(q, m): v,g = self.nll(m, full(q)); return v, g[free]
-        for part in (m[::len(m)//20_000+1], m): q = minimize(nll, q, (part,), 'L-BFGS-B', jac=True, bounds=bounds, options=dict(ftol=1e-13, gtol=1e-8, maxiter=500)).x
-        self.values, self.n, self.cov = full(q), len(m), np.zeros((5,5))
-        self.cov[np.ix_(free,free)] = np.linalg.pinv(_hessian(lambda q: nll(q, m)[1], q, bounds)*len(m))
+        self.values, free, bounds, slope = self._descend(start, m[::len(m)//20_000+1], m)
+        self.n, self.cov, q = len(m), np.zeros((5,5)), self.values[free]
+        self.cov[np.ix_(free,free)] = np.linalg.pinv(_hessian(slope, q, bounds)*len(m))
         self.errors = np.sqrt(np.diag(self.cov).clip(0))
         near = np.isclose(q, bounds.T, rtol=1e-3, atol=0).any(0)
         self.at_limit = [k for k,at in zip(np.array(self.names)[free], near) if at]
         if self.at_limit: warnings.warn(f'{", ".join(self.at_limit)} of the mass fit ended at a limit of its range: look at `fit.plot(mass)`; a Voigt peak on an exponential may not describe these pairs, and sWeights are then biased', stacklevel=2)
         return self
+
+    def again(self,
+        mass, # (N,), GeV, as of a bootstrap
+    ):
+        "The same fit to other masses, started from these values and without errors"
+        other, m = MassFit(self.lo, self.hi, **self.fixed), _inside(mass, self.lo, self.hi)
+        other.values, other.n = self._descend(self.values, m)[0], len(m)
+        return other
 
     @property
     def yields(self): "Pairs in peak and continuum"; return self.n*self.values[0], self.n*(1-self.values[0])

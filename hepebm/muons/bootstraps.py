@@ -32,10 +32,16 @@ METRICS = dict(auc=auc, tpr50=tpr50)
 
 def mass_metrics(
     fit:MassFit, # Of the test events
+    refit=True,  # Fit the shapes of peak and continuum again to the events of each bootstrap?
 )->dict:         # Name -> function of score and mass
     "AUC and efficiency of the peak against the continuum by sWeights"
-    def one(name): return lambda score, mass: splot(mass, score, fit).auc if name=='auc' else float(tpr_at(splot(mass, score, fit).roc, .5)[0])
-    return {k: one(k) for k in METRICS}
+    fits = {}
+    def unmix(score, mass):
+        m = np.asarray(mass, dtype=np.float64)
+        key = hash(m.tobytes())
+        if key not in fits: fits[key] = fit.again(m) if refit else fit
+        return splot(m, score, fits[key])
+    return dict(auc=lambda score, mass: unmix(score, mass).auc, tpr50=lambda score, mass: float(tpr_at(unmix(score, mass).roc, .5)[0]))
 
 # %% ../../nbs/muons/63_bootstraps.ipynb #18cc31c2
 class Bootstraps(NamedTuple):

@@ -201,17 +201,10 @@ def unmixed(
     m, s = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v, dtype=np.float64) for v in (mass, score))
     fit = fit or MassFit().fit(m)
     rng, sp = np.random.default_rng(seed), splot(m, s, fit)
-    reps = [(p.auc, tpr_at(p.roc, fpr)) for i in (rng.integers(len(m), size=len(m)) for _ in range(n)) for p in [splot(m[i], s[i], _again(fit, m[i]) if refit else fit)]]
+    reps = [(p.auc, tpr_at(p.roc, fpr)) for i in (rng.integers(len(m), size=len(m)) for _ in range(n)) for p in [splot(m[i], s[i], fit.again(m[i]) if refit else fit)]]
     areas, curves = np.array([a for a,_ in reps]), np.array([c for _,c in reps])
     low,high = _limits(areas)
     return Unmixed(sp.auc, float(areas.std()), float(low), float(high), np.asarray(fpr), tpr_at(sp.roc, fpr), curves.std(0), fit)
-
-def _again(fit, m):
-    "The same fit to other masses"
-    import warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)
-        return MassFit(fit.lo, fit.hi, **fit.fixed).fit(m)
 
 # %% ../../nbs/muons/61_networks.ipynb #2618081e
 class Halves(NamedTuple):

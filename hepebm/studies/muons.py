@@ -222,10 +222,10 @@ def _fits(s):
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
 _laptop = dict(labels='auto', cones=9, pileup='keep', parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
-    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=False, train=7000, test=3000, level=.68)
+    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
 
 @study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
-    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, level=.95, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, refit=True, train=10_000_000, test=10_000_000))
+    paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, level=.95, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, train=10_000_000, test=10_000_000))
 def muon_study(
     run,       # Where it goes
     data=None, # File, folder or public set; `None` takes the shipped muons
@@ -244,7 +244,7 @@ def muon_study(
     best = _best(choices)
     add = lambda p: sets.many[p].assign(x=torch.cat([sets.many[p].x, banks[p].x[:,best].to(sets.many[p].x)], 1))
     if best: sets.efps = AttrDict(train=add('train'), test=add('test'))
-    judge, by = (METRICS, 'label') if d.truth else (mass_metrics(MassFit().fit(d.test.mass)), 'mass')
+    judge, by = (METRICS, 'label') if d.truth else (mass_metrics(MassFit().fit(d.test.mass), s.refit), 'mass')
     makes = {k: _particles(s, sets[k].train) if k in ('pfn','momenta') else _dense(s, sets[k].train.x) for k in MODELS if k in sets}
     boots = {}
     for k,make in makes.items():
