@@ -57,7 +57,7 @@ def peak(seed, n=2500):
 def test_unmixed_error():
     "Pulls of the AUC by sWeights, with the mass fitted again each time, have mean zero and width one"
     pulls = np.array([(u.auc-auc(s, z))/u.std for m,s,z in map(peak, range(50, 100)) for u in [unmixed(m, s, n=24)]])
-    assert abs(pulls.mean())<.45 and .75<np.sqrt((pulls**2).mean())<1.25, (pulls.mean(), np.sqrt((pulls**2).mean()))
+    assert abs(pulls.mean())<.45 and .7<np.sqrt((pulls**2).mean())<1.1, (pulls.mean(), np.sqrt((pulls**2).mean()))
 
 def test_error_holds_the_fit():
     "The interval of a metric without labels is wider by what the fit does not know, and as wide as that of `unmixed`"
