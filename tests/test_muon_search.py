@@ -61,14 +61,23 @@ def test_each_part_has_its_purpose():
     moved = bank.clone(); moved[torch.cat([rows.fit, rows.judge])] = 0.
     assert go(bank=moved).index==first.index
 
-def choice(k, auc, low=.01, index=1): return dict(round=k, auc=auc, low=low, high=.03, index=index)
+def choice(k, auc, low=.01, index=1, high=.03): return dict(round=k, auc=auc, low=low, high=high, index=index)
 def history(*areas): return [Choice(k, (), a, 1., .02, .01, .03, 0., 1, '', 1., None) for k,a in enumerate(areas)]
-rule = dict(patience=2, min_gain=0., rounds=20)
+rule = dict(patience=2, min_gain=0., rounds=20, level=.95)
 
 @pytest.mark.parametrize('now,before,columns,why', [
-    (choice(0, .8, low=-.001), (), 9, 'closed'), (choice(0, .8), (), 9, None), (choice(2, .8, index=None), (.7,.75), 9, 'agreement'),
+    (choice(0, .8, low=-.001), (), 9, 'closed'), (choice(0, .8, low=-.009, high=-.003), (), 9, 'worse'), (choice(0, .8), (), 9, None), (choice(2, .8, index=None), (.7,.75), 9, 'agreement'),
     (choice(2, .78), (.8,.79), 9, 'no gain'), (choice(2, .81), (.8,.79), 9, None), (choice(2, .804), (.8,.79), 9, 'no gain'), (choice(3, .8), (.7,.81,.8), 9, 'no gain'), (choice(19, .99), tuple(i/100 for i in range(19)), 99, 'rounds'), (choice(2, .9), (.7,.8), 3, 'rounds')])
 def test_stop_rule(now, before, columns, why): assert _why(now, history(*before), rule, columns)==why
+
+@pytest.mark.parametrize('level', (.5, .68, .95))
+def test_a_gain_is_more_than_one_deviation(level):
+    "Whatever the level of the interval"
+    from scipy.stats import norm
+    sigma, z = .01, norm.ppf(.5+level/2)
+    wide = lambda k, auc: dict(round=k, auc=auc, low=.1-z*sigma, high=.1+z*sigma, index=1)
+    past = [Choice(0, (), .8, 1., .1, .1-z*sigma, .1+z*sigma, 0., 1, '', 1., None)]
+    for gain,why in ((.9, 'no gain'), (1.1, None)): assert _why(wide(1, .8+gain*sigma), past, rule | dict(patience=1, level=level), 9)==why
 
 def test_killed_in_every_round(tmp_path):
     data, bank, logit = puzzle()

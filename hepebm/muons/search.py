@@ -14,6 +14,7 @@ import json, zlib
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor
@@ -142,7 +143,7 @@ class Choice(NamedTuple):
     index:int|None   # The column chosen, `None` in the last round
     name:str|None
     ado:float|None   # The larger of its ADO and 1-ADO with the target, where the networks disagree
-    stop:str|None    # Why the search ends: 'closed', 'no gain', 'rounds', 'agreement'
+    stop:str|None    # Why the search ends: 'closed', 'worse', 'no gain', 'rounds', 'agreement'
     ados:Tensor=None # (K,) of all columns
 
 # %% ../../nbs/muons/62_search.ipynb #41ba4395
@@ -187,9 +188,11 @@ class _Search:
 # %% ../../nbs/muons/62_search.ipynb #da363c56
 def _why(now, before, s, columns):
     "Reason to stop, if there is one"
+    if now['high']<0: return 'worse'
     if now['low']<=0: return 'closed'
     if now['index'] is None: return 'agreement'
-    gains = [(c.auc, (c.high-c.low)/4) for c in before]+[(now['auc'], (now['high']-now['low'])/4)]
+    width = 2*NormalDist().inv_cdf(.5+s['level']/2)
+    gains = [(c.auc, (c.high-c.low)/width) for c in before]+[(now['auc'], (now['high']-now['low'])/width)]
     if len(gains)-1-_last_gain(gains, s['min_gain'])>=s['patience']: return 'no gain'
     return 'rounds' if now['round']+1>=min(s['rounds'], columns) else None
 
