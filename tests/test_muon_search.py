@@ -63,12 +63,19 @@ def test_each_part_has_its_purpose():
 
 def choice(k, auc, low=.01, index=1, high=.03): return dict(round=k, auc=auc, low=low, high=high, index=index)
 def history(*areas): return [Choice(k, (), a, 1., .02, .01, .03, 0., 1, '', 1., None) for k,a in enumerate(areas)]
-rule = dict(patience=2, min_gain=0., rounds=20, level=.95)
+rule = dict(patience=2, min_gain=0., rounds=20, level=.95, least=0)
 
 @pytest.mark.parametrize('now,before,columns,why', [
     (choice(0, .8, low=-.001), (), 9, 'closed'), (choice(0, .8, low=-.009, high=-.003), (), 9, 'worse'), (choice(0, .8), (), 9, None), (choice(2, .8, index=None), (.7,.75), 9, 'agreement'),
     (choice(2, .78), (.8,.79), 9, 'no gain'), (choice(2, .81), (.8,.79), 9, None), (choice(2, .804), (.8,.79), 9, 'no gain'), (choice(3, .8), (.7,.81,.8), 9, 'no gain'), (choice(19, .99), tuple(i/100 for i in range(19)), 99, 'rounds'), (choice(2, .9), (.7,.8), 3, 'rounds')])
 def test_stop_rule(now, before, columns, why): assert _why(now, history(*before), rule, columns)==why
+
+def test_least():
+    "So many choices are made, though the target is no better, or worse"
+    data, bank, _ = puzzle()
+    for least in (0, 2):
+        found = [*guided_search(net, data, bank, -data.x.sum(1), least=least, n=20, starts=1, fit=quick)]
+        assert [c.index is None for c in found]==[False]*least+[True] and found[-1].stop=='worse' and len(found[-1].chosen)==least
 
 @pytest.mark.parametrize('level', (.5, .68, .95))
 def test_a_gain_is_more_than_one_deviation(level):

@@ -20,9 +20,10 @@ def run(tmp_path_factory):
 def test_report(run):
     "Every model has its values with errors, differences stand beside them, and the order is said"
     metrics = json.loads((run/'metrics.json').read_text())
-    for k in ('one cone','many cones','momenta (PFN)','particles (PFN)'):
+    for k in ('one cone','many cones','many cones + EFPs','momenta (PFN)','particles (PFN)'):
         assert .5 < metrics[f'auc/{k}']['value'] <= 1 and metrics[f'auc/{k}']['error'] > 0 and metrics[f'unmixed/{k}']['error'] > 0
     assert metrics['difference/many cones - one cone']['error'] > 0
+    assert metrics['difference/many cones + EFPs - many cones']['error'] > 0
     report = (run/'report.html').read_text()
     assert 'many cones against one cone: ' in report and 'Rounds of the search' in report
     for k in ('auc','errors','differences','cones','search','choices','isolation','unmixed'): assert (run/f'tables/{k}.csv').exists()
@@ -43,6 +44,7 @@ def test_weak_labels(tmp_path):
     save(a.drop('label'), tmp_path/'muons.safetensors')
     assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000') == 0
     assert 'weak labels' in (tmp_path/'run/report.html').read_text()
+    assert json.loads((tmp_path/'run/metrics.json').read_text())['auc/many cones + EFPs']['error'] > 0
 
 @pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
 def test_settings(setting, says, tmp_path, capsys):

@@ -188,6 +188,7 @@ class _Search:
 # %% ../../nbs/muons/62_search.ipynb #da363c56
 def _why(now, before, s, columns):
     "Reason to stop, if there is one"
+    if now['index'] is not None and now['round']<min(s['least'], columns): return None
     if now['high']<0: return 'worse'
     if now['low']<=0: return 'closed'
     if now['index'] is None: return 'agreement'
@@ -212,6 +213,7 @@ def guided_search(
     rows=None,       # From `search_rows`; `None` makes them
     names=None,      # Of the columns of `bank`
     rounds=20,       # At most
+    least=0,         # Rounds that make a choice whatever the rules for a stop say
     patience=3,      # Rounds without gain
     min_gain=0.,     # Least gain of the AUC that counts, if it is more than the error
     level=.95,       # Share of the replicas inside the interval of the gap
@@ -226,7 +228,7 @@ def guided_search(
     bank = bank.x if isinstance(bank, Arrays) else torch.as_tensor(bank)
     if not len(data)==len(bank)==len(target): raise ValueError(f'{len(data)} rows of data, {len(bank)} of the bank, {len(target)} of the target: they belong together')
     rows = rows or search_rows(data.label, seed=seed)
-    s = dict(starts=starts, rounds=rounds, patience=patience, min_gain=min_gain, level=level, pairs=pairs, n=n, seed=seed, names=names and list(names))
+    s = dict(starts=starts, rounds=rounds, least=least, patience=patience, min_gain=min_gain, level=level, pairs=pairs, n=n, seed=seed, names=names and list(names))
     search = _Search(make, data, bank, target, rows, s, FIT | (fit or {}))
     store = _Store(out, search)
     before = []

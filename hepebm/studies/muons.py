@@ -97,7 +97,7 @@ def _search(run, d, sets, banks):
     target = crossfit(_particles(s, sets.pfn.train), sets.pfn.train, rows, s.starts, run.seed, dict(out=run.out/'training'/'target', patience=s.patience or None) | _fit(run, True)).score
     make, names = partial(_network, s), banks['train'].features
     choices = []
-    for c in guided_search(make, sets.many.train, banks['train'], target, rows, names, s.rounds, pairs=s.pairs, starts=s.starts, level=s.level, seed=run.seed, out=run.out/'training'/'search', fit=fit):
+    for c in guided_search(make, sets.many.train, banks['train'], target, rows, names, s.rounds, least=s.least, pairs=s.pairs, starts=s.starts, level=s.level, seed=run.seed, out=run.out/'training'/'search', fit=fit):
         run.stage(f'search, round {c.round}: AUC {c.auc:.4f}, target {c.target:.4f}' + (f', takes {c.name}' if c.name else f'; ends: {c.stop}'))
         choices.append(c)
     run.stage('other choices')
@@ -138,9 +138,9 @@ def _verdict(diff):
     return 'With the 68 % interval of each difference: ' + '; '.join(f'{b} against {a}: {w}' for k,w in words.items() for b,a in [k.split(' - ')]) + '.'
 
 def _closed(boots):
-    "Share of the gap between many cones and all particles that polynomials close"
+    "Share of the gap between many cones and all particles that polynomials close, if there is one"
     v = {k: b.found['auc'].value for k,b in boots.items()}
-    return (v['efps']-v['many'])/(v['pfn']-v['many']) if 'efps' in v and v['pfn']!=v['many'] else float('nan')
+    return (v['efps']-v['many'])/(v['pfn']-v['many']) if 'efps' in v and v['pfn']>v['many'] else float('nan')
 
 # %% ../../nbs/studies/77_muons.ipynb #b6b011e9
 def _band(x, v, color, label): return [curve(np.array([[x[0],y],[x[1],y]]), color, 1., label=label*(i==0), dash=i>0, alpha=1 if i==0 else .5) for i,y in enumerate((v.value, v.low, v.high))]
@@ -219,10 +219,11 @@ def _fits(s):
     if not s['parts'].split() or {*s['parts'].split()}-{'all','charged','neutral'}: raise ValueError(f'parts={s["parts"]}: expected some of all, charged, neutral')
     if not 1<=s['degree']<=7: raise ValueError(f'degree={s["degree"]}: expected 1 to 7 edges')
     if not 0<s['level']<1: raise ValueError(f'level={s["level"]}: expected a share between 0 and 1')
+    if not 0<=s['least']<=s['rounds']: raise ValueError(f'least={s["least"]}, rounds={s["rounds"]}: expected 0 <= least <= rounds')
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
 _laptop = dict(labels='auto', cones=9, pileup='keep', parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
-    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
+    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, least=1, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
 
 @study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
     paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, level=.95, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, train=10_000_000, test=10_000_000))
@@ -290,4 +291,4 @@ def _story(run, d, boots, best, names, choices):
     s, b = run.set, boots['one']
     return (f'Networks were trained on {len(d.train):,} muons with {"labels of the file" if d.labels=="truth" else "weak labels from the mass window"}, {s.bootstraps} bootstraps of each, and judged on {len(b.test):,} test muons '
         + ('by their labels' if d.truth else 'by the sWeights of a mass fit') + f', which no training and no search has seen. They saw the largest cone, the {s.cones} largest ones, these and {len(best)} energy flow polynomials ({", ".join(names[i] for i in best) or "none was found"}), or all particles, '
-        f'always with the sum of all momenta beside the cones; once with, and once without what each particle is. The polynomials were chosen among {len(names):,}; the search ended after {len(choices)} rounds: ' + dict(closed='the gap to the network on particles is closed within its interval', worse='the network on particles is worse than the one on cones, so there is nothing to learn from it', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
+        f'always with the sum of all momenta beside the cones; once with, and once without what each particle is. The polynomials were chosen among {len(names):,}; the search, of at least {s.least} and at most {s.rounds} rounds, ended in round {choices[-1].round}: ' + dict(closed='the gap to the network on particles is closed within its interval', worse='the network on particles is worse than the one on cones, so there is nothing to learn from it', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
