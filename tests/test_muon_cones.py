@@ -67,6 +67,20 @@ def test_published_files(tmp_path):
 def test_number_of_cones(n):
     with pytest.raises(ValueError, match='from 1 to 18'): iso_features(muons(), n)
 
+@pytest.mark.parametrize('tail', ('power', 'exponential'))
+def test_a_tail_keeps_its_weights(tail):
+    "More events than kernels: no event has most of the weight, and as much is left as with a kernel for each"
+    rng = np.random.default_rng(0)
+    pt = lambda n, k: 25*(1+rng.pareto(k, n)) if tail=='power' else 25+rng.exponential(60/k, n)
+    x, y = (np.c_[rng.uniform(-2, 2, n), pt(n, k)] for n,k in ((6000, 3), (6000, 4)))
+    few, all_ = (density_ratio(x, y, most=m) for m in (1500, 6000))
+    left = lambda r: r.sum()**2/(r**2).sum()/len(r)
+    assert few.max()<20 and abs(left(few)/left(all_)-1)<.15 and np.corrcoef(few, all_)[0,1]>.9
+
+def test_a_ratio_of_nothing():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match='leaves'): density_ratio(rng.normal(size=(3000,2)), rng.normal(5, .3, size=(3000,2)))
+
 def test_ratio_is_the_ratio():
     "Where both densities are equal all weights are one, whatever the sizes"
     rng = np.random.default_rng(0)

@@ -137,15 +137,19 @@ def density_ratio(
     x,y = (np.asarray(v, dtype=np.float64) for v in (x, y))
     if min(len(x), len(y))<20: raise ValueError(f'{len(x)} and {len(y)} events are too few for a ratio of densities: at least 20')
     r = _kde_ratio(x, y, most, seed) if kind=='kde' else _tree_ratio(x, y, seed)
+    if (left := r.sum()**2/max(np.square(r).sum(), 1e-300)/len(x))<.01: raise ValueError(f'a ratio of densities ({kind}) that leaves {left:.2%} of {len(x)} events: some lie where the others hardly ever do. Cut them away, or reweight none')
     return r/r.mean()
 
 def _kde_ratio(x, y, most, seed):
     from scipy.stats import gaussian_kde
     rng = np.random.default_rng(seed)
-    pick = lambda v: v[rng.permutation(len(v))[:most]].T
-    up = gaussian_kde(pick(y))
-    down = gaussian_kde(pick(x), bw_method=up.factor)
-    return up(x.T)/down(x.T).clip(1e-300)
+    of,at = (rng.permutation(len(v))[:most] for v in (y, x))
+    up = gaussian_kde(y[of].T)
+    down = gaussian_kde(x[at].T, bw_method=up.factor)
+    own = np.ones(len(x))
+    own[at] = 0
+    kernels = len(at)*down(x.T) + own*np.linalg.det(2*np.pi*down.covariance)**-.5
+    return up(x.T)*(len(at)+own)/kernels
 
 def _tree_ratio(x, y, seed, k=5):
     from sklearn.ensemble import HistGradientBoostingClassifier
