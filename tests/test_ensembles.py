@@ -116,6 +116,14 @@ def test_resume(tmp_path, memory, patience):
     fit(tmp_path/str(at))
     assert not calls[0], 'a finished training was done again'
 
+def test_resume_another_network(tmp_path):
+    "Not with another activation, nor with another scaler"
+    def go(act='ReLU', scale=1., out=None): return fit_ensemble(lambda: nn.Sequential(Scaler().fit(flat.x*scale), mlp(5, 6, 1, act=act)), flat, 2, epochs=1, out=out)
+    go(out=tmp_path)
+    go(out=tmp_path)
+    for other in (dict(act='Tanh'), dict(scale=2.)):
+        with pytest.raises(ValueError, match='network'): go(**other, out=tmp_path)
+
 def test_stopping():
     "Each member as it would stop alone; min_delta counts"
     kw = dict(valid=.3, epochs=60, size=40, opt=adam(2e-2, fused=True), patience=4)

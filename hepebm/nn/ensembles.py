@@ -339,7 +339,8 @@ class _Training(_Stopping):
     def settings(self):
         "All that the result depends on, in a form to compare"
         data = [zlib.crc32(np.ascontiguousarray(v.cpu().numpy())) for v in (*self.rows, *self.held, *(self.a[k] for k in ('x','label','weight',*self.takes) if k in self.a))]
-        return dict(members=self.members, steps=self.steps, data=data, network=[list(p.shape[1:]) for p in self.ens.stack], **{k: v if isinstance(v, (int, float, type(None))) else _describe(v) for k,v in self.s.items()})
+        form = f'{_describe(self.ens.net)} {self.ens.net!r} {[zlib.crc32(np.ascontiguousarray(b.cpu().numpy())) for b in self.ens.net.buffers()]}'
+        return dict(members=self.members, steps=self.steps, data=data, network=form, parameters=[list(p.shape[1:]) for p in self.ens.stack], **{k: v if isinstance(v, (int, float, type(None))) else _describe(v) for k,v in self.s.items()})
 
 # %% ../../nbs/nn/23_ensembles.ipynb #6d20ce85
 def _together(net, x, size, memory):
