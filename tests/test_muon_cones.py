@@ -61,7 +61,20 @@ def test_published_files(tmp_path):
     assert torch.allclose(b.iso, isolation(b), atol=1e-4)
     kinds = particle_kinds(b)
     assert not kinds.pileup.any() and torch.equal(kinds.charged | kinds.neutral, b.mask)
+    assert torch.equal(kinds.charged[:,:a.mask.shape[1]], particle_kinds(a).charged[:,:128])
     with pytest.raises(ValueError, match='no dz'): isolation(b, pileup='puppi')
+
+def test_charge_survives_the_published_layout(tmp_path):
+    "Kinds of the shipped particles are written as PDG codes; numbers that are none are an error"
+    pytest.importorskip('lmdb')
+    a = sample('muons', 'valid')[:40]
+    write_muons(tmp_path/'cms', a)
+    b, before = read_muons(tmp_path/'cms'), particle_kinds(a)
+    after, P = particle_kinds(b), a.mask.shape[1]
+    assert torch.equal(after.charged[:,:P], before.charged | before.pileup) and torch.equal(after.neutral[:,:P], before.neutral) and after.charged.any()
+    ids, q, kind = b.cands[:,:P,3][a.mask], *(a.cands[...,a.features.index(k)][a.mask] for k in ('charge','pid'))
+    assert torch.equal(ids[kind==0], 211*q[kind==0]) and torch.equal(ids[kind==4], -13*q[kind==4]) and (ids[kind==2]==22).all()
+    with pytest.raises(ValueError, match='PDG code'): particle_kinds(b.assign(cands=torch.where(b.cands.abs()>9, 3., b.cands)))
 
 @pytest.mark.parametrize('n', (0, 19, -1))
 def test_number_of_cones(n):

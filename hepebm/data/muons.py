@@ -87,11 +87,19 @@ def write_muons(
     cols = dict(dimuon_invariant_mass=a.mass, muon_pTs=a.pt, muon_etas=a.eta, muon_phis=a.phi, muon_charges=a.charge)
     for k,v in cols.items():
         with atomic(path/'cms_csvs'/f'{k}.csv') as tmp: np.savetxt(tmp, v.numpy(), delimiter=',', fmt='%d' if k=='muon_charges' else '%.9g')
-    ids = next((k for k in ('id','pid','pdgid','charge') if k in a.features), None)
-    v = torch.stack([a.cands[...,a.features.index(k)] if k else torch.zeros_like(a.cands[...,0]) for k in ('pt','deta','dphi',ids)], -1)
+    v = torch.stack([a.cands[...,a.features.index(k)] for k in ('pt','deta','dphi')]+[_codes(a)], -1)
     v = torch.where(a.mask[...,None], v, 0)[:,:128].double()
     _put(path/'pfn', torch.nn.functional.pad(v, (0,0,0,128-v.shape[1])).numpy())
     _put(path/'iso', (a.iso if 'iso' in a else _cones(a)).double().numpy())
+
+def _codes(a):
+    "PDG codes of the particles: theirs, or from `pid` and charge, or from charge alone"
+    col = lambda k: a.cands[...,a.features.index(k)]
+    if have := [k for k in ('id','pdgid') if k in a.features]: return col(have[0])
+    if 'charge' not in a.features: return torch.zeros_like(a.cands[...,0])
+    if 'pid' not in a.features: return torch.where(col('charge')!=0, 211*col('charge'), 130)
+    kind, positive = col('pid').long().clamp(0, 4), a.cands.new_tensor([211,130,22,-11,-13])
+    return positive[kind]*torch.where(col('charge')!=0, col('charge').sign(), 1)
 
 def _put(path, rows):
     "A data base of `rows`, float64, with their numbers as keys"

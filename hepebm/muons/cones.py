@@ -53,7 +53,7 @@ def cone_sums(
     return pt.new_zeros(len(a), len(edges)+1).scatter_add(1, ring, pt).cumsum(1)[:,order.argsort()]
 
 # %% ../../nbs/muons/60_cones.ipynb #bd93686a
-_charged_ids = (11., 13., 211., 321., 2212.)
+_charged_ids, _neutral_ids = (11., 13., 211., 321., 2212.), (22., 130., 111., 310., 2112.)
 
 def particle_kinds(
     a:Arrays,   # Muons
@@ -61,7 +61,10 @@ def particle_kinds(
 )->Arrays:      # `charged`, `pileup`, `neutral`: masks (N, P)
     "Tracks of the muon's collision, tracks of others, and what left no track"
     if 'charge' in a.features: track = _column(a, 'charge')!=0
-    else: track = torch.isin(_column(a, 'id', 'pdgid').abs(), torch.tensor(_charged_ids, device=a.device))
+    else:
+        code = _column(a, 'id', 'pdgid').abs()
+        track, other = (torch.isin(code, torch.tensor(v, device=a.device)) for v in (_charged_ids, _neutral_ids))
+        if a.mask.any() and not (a.mask & (track | other)).any(): raise ValueError(f'none of the particles has a PDG code that is known; there are {", ".join(f"{v:g}" for v in code[a.mask].unique()[:5].tolist())}. Give them a charge, or do without kinds of particles')
     far = _column(a, 'dz').abs()>vertex if 'dz' in a.features else torch.zeros_like(a.mask)
     return Arrays(charged=a.mask&track&~far, pileup=a.mask&track&far, neutral=a.mask&~track)
 
