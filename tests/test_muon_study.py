@@ -6,6 +6,7 @@ from hepebm.core.arrays import save
 from hepebm.core.training import load_model
 from hepebm.data.muons import write_muons
 from hepebm.data.samples import sample
+from hepebm.studies.muons import _some
 
 SMALL = 'bootstraps=3', 'epochs=2', 'pfn_epochs=2', 'scan_epochs=1', 'train=700', 'test=600', 'unmix=3'
 
@@ -45,6 +46,14 @@ def test_weak_labels(tmp_path):
     assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000') == 0
     assert 'weak labels' in (tmp_path/'run/report.html').read_text()
     assert json.loads((tmp_path/'run/metrics.json').read_text())['auc/many cones + EFPs']['error'] > 0
+
+def test_order_of_the_file_does_not_matter():
+    "A part of a file sorted by class holds both, in the shares of the file"
+    a = sample('muons', 'train')
+    a = a[a.label.argsort(stable=True)]
+    for n in (500, 501, 6000):
+        part = _some(a, n, 0)
+        assert abs(len(part)-n)<=1 and abs(part.label.float().mean()-a.label.float().mean())<2/n and len(part.mass.unique())>.99*n
 
 @pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
 def test_settings(setting, says, tmp_path, capsys):

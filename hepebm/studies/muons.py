@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from ..core.arrays import Arrays, concat
 from ..core.metrics import auc, roc
-from ..core.training import adam, save_model
+from ..core.training import adam, generator, save_model
 from ..core.views import PALETTE, curve, points, raster, scene
 from ..data.jets import DataError
 from ..data.muons import MassFit, weak_labels, z_window
@@ -25,7 +25,7 @@ from ..muons.cones import PILEUP, RADII, _column, iso_features, isolation, publi
 from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, particle_inputs, unmixed
 from ..muons.search import SearchView, compare_choices, crossfit, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
 from ..nn.efps import BETAS, KAPPAS, graphs
-from ..nn.ensembles import predict
+from ..nn.ensembles import _share, predict
 from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study
 
 # %% ../../nbs/studies/77_muons.ipynb #7a409fea
@@ -35,6 +35,11 @@ def _user_muons(data):
     else: a = load_public(name, _one_of(f'split of {name}', split or [*REGISTRY[name].splits][0], {k: k for k in REGISTRY[name].splits}))
     if 'cands' not in a: raise DataError(f'{data} holds {", ".join(a.keys())}: this study needs muons with the particles around them')
     return a
+
+def _some(a, n, seed):
+    "`n` events of a file in any order, with the shares of both classes kept"
+    label = a.label if 'label' in a else weak_labels(a)
+    return a if n>=len(a) else a[_share(label, torch.arange(len(a)), n/len(a), generator(seed, name='some'))[1].sort().values]
 
 def muon_data(
     data=None,     # File, folder or public set; `None` takes the shipped muons
@@ -236,7 +241,7 @@ def muon_study(
     s = run.set
     run.stage('reading muons')
     d = muon_data(data, s.labels, run.seed)
-    d.train, d.test = d.train[:s.train], d.test[:s.test]
+    d.train, d.test = (_some(a, n, run.seed) for a,n in ((d.train, s.train), (d.test, s.test)))
     see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup), many=lambda a: iso_features(a, s.cones, pileup=s.pileup), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
     sets = AttrDict({k: _sets(run, d, f) for k,f in see.items()})
     run.stage('polynomials')
