@@ -55,7 +55,7 @@ def test_order_of_the_file_does_not_matter():
         part = _some(a, n, 0)
         assert abs(len(part)-n)<=1 and abs(part.label.float().mean()-a.label.float().mean())<2/n and len(part.mass.unique())>.99*n
 
-@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
+@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('vertex=-1', 'mm'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
 def test_settings(setting, says, tmp_path, capsys):
     assert hepebm('--out', tmp_path/'run', '--set', setting) == 2
     err = capsys.readouterr().err

@@ -155,6 +155,7 @@ def _sim(path, n):
 
 # %% ../../nbs/data/14_muons.ipynb #4065c2d8
 _ISO = dict(iso03='Muon_pfRelIso03_all', iso04='Muon_pfRelIso04_all', d0='Muon_dxy', dz='Muon_dz')
+_MM = 10  # CMS writes cm
 
 def _nano(path, n, pairs, cones, R, cands, step=100_000):
     "The two leading muons of events in a NanoAOD tree, with cones from PFNano"
@@ -183,7 +184,7 @@ def _pairs(x, pairs, extra, has, R, cands, n):
     v = {k: two(f'Muon_{k}') for k in ('pt','eta','phi','charge')}
     both = v['pt'][:,1]>0
     m = ptetaphim(p4(v['pt'].double(), v['eta'].double(), v['phi'].double(), two('Muon_mass').double()).sum(1)).m
-    out = {**v, 'charge': v['charge'].long(), 'mass': torch.where(both, m, 0).float(), **{k: two(b) for k,b in _ISO.items() if b in extra}}
+    out = {**v, 'charge': v['charge'].long(), 'mass': torch.where(both, m, 0).float(), **{k: two(b)*(_MM if k in ('d0','dz') else 1) for k,b in _ISO.items() if b in extra}}
     if 'Muon_genPartFlav' in extra: out['label'] = torch.isin(two('Muon_genPartFlav')[:,0], torch.tensor([1.,15.])).long()
     return Arrays('pt deta dphi charge pdgid dz'.split(), **out, **_around(x, v, R, cands)) if has else Arrays(**out)
 
@@ -195,7 +196,7 @@ def _around(x, v, R, cands):
     deta,dphi = away(0)
     itself = (abs(x.PFCands_pdgId)==13) & ((np.hypot(deta,dphi)<.01) | (np.hypot(*away(1))<.01))
     keep = (np.hypot(deta,dphi)<R) & ~itself
-    cols = [x.PFCands_pt, deta, dphi, x.PFCands_charge, x.PFCands_pdgId, x.PFCands_dz]
+    cols = [x.PFCands_pt, deta, dphi, x.PFCands_charge, x.PFCands_pdgId, _MM*x.PFCands_dz]
     order = ak.argsort(x.PFCands_pt[keep], ascending=False)
     flat = np.stack([ak.to_numpy(ak.flatten(c[keep][order])) for c in cols], 1).astype(np.float32)
     out = torch.from_numpy(rectangle(flat, ak.to_numpy(ak.num(order)), cands))

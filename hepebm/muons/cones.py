@@ -57,7 +57,7 @@ _charged_ids, _neutral_ids = (11., 13., 211., 321., 2212.), (22., 130., 111., 31
 
 def particle_kinds(
     a:Arrays,   # Muons
-    vertex=2.,  # Tracks further away along the beam belong to other collisions; in the unit of `dz`
+    vertex=2.,  # Tracks further away along the beam belong to other collisions; mm
 )->Arrays:      # `charged`, `pileup`, `neutral`: masks (N, P)
     "Tracks of the muon's collision, tracks of others, and what left no track"
     if 'charge' in a.features: track = _column(a, 'charge')!=0

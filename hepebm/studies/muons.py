@@ -209,7 +209,7 @@ def _correlations(run, d, scores):
     import pandas as pd
     from scipy.stats import spearmanr
     radii = (.1,.2,.3,.4)
-    iso = isolation(d.test, radii, pileup=run.set.pileup).numpy()
+    iso = isolation(d.test, radii, pileup=run.set.pileup, vertex=run.set.vertex).numpy()
     run.text('Isolation', 'How far each network is still isolation.')
     run.table('isolation', pd.DataFrame({k: {f'I({R:g})': spearmanr(-s, v).statistic for R,v in zip(radii, iso.T)} for k,s in scores.items()}).T, 'Rank correlation of minus the score with the isolation in one cone.')
     run.figure('isolation', 'Rank of the score against isolation.', *_isolation_panels(scores, iso[:,2]))
@@ -220,6 +220,7 @@ def _fits(s):
     def one(k, known):
         if s[k] not in known: raise ValueError(f'{k}={s[k]}: expected {" or ".join(known)}')
     one('labels', ('auto','truth','weak')), one('reweight', ('same-sign','side','none')), one('kind', ('kde','trees')), one('pileup', PILEUP), one('powers', ('published','few'))
+    if not s['vertex']>0: raise ValueError(f'vertex={s["vertex"]}: expected a distance in mm')
     if not 1<=s['cones']<=18: raise ValueError(f'cones={s["cones"]}: expected 1 to 18')
     if not s['parts'].split() or {*s['parts'].split()}-{'all','charged','neutral'}: raise ValueError(f'parts={s["parts"]}: expected some of all, charged, neutral')
     if not 1<=s['degree']<=7: raise ValueError(f'degree={s["degree"]}: expected 1 to 7 edges')
@@ -227,7 +228,7 @@ def _fits(s):
     if not 0<=s['least']<=s['rounds']: raise ValueError(f'least={s["least"]}, rounds={s["rounds"]}: expected 0 <= least <= rounds')
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
-_laptop = dict(labels='auto', cones=9, pileup='keep', parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
+_laptop = dict(labels='auto', cones=9, pileup='keep', vertex=2., parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
     pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, least=1, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
 
 @study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
@@ -242,7 +243,7 @@ def muon_study(
     run.stage('reading muons')
     d = muon_data(data, s.labels, run.seed)
     d.train, d.test = (_some(a, n, run.seed) for a,n in ((d.train, s.train), (d.test, s.test)))
-    see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup), many=lambda a: iso_features(a, s.cones, pileup=s.pileup), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
+    see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup, vertex=s.vertex), many=lambda a: iso_features(a, s.cones, pileup=s.pileup, vertex=s.vertex), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
     sets = AttrDict({k: _sets(run, d, f) for k,f in see.items()})
     run.stage('polynomials')
     n_graphs, banks = _banks(run, d)
@@ -257,7 +258,7 @@ def muon_study(
         run.stage(f'{s.bootstraps} bootstraps: {MODELS[k]}')
         boots[k] = _bootstraps(run, d, sets[k], k, make, judge)
     run.stage('scan over cones')
-    full = muon_set(d.train, iso_features(d.train, 18, pileup=s.pileup), d.labels, which=s.reweight, kind=s.kind).to(run.device)
+    full = muon_set(d.train, iso_features(d.train, 18, pileup=s.pileup, vertex=s.vertex), d.labels, which=s.reweight, kind=s.kind).to(run.device)
     scan = cone_scan(lambda: IsoNet(19, s.width), full, k=s.folds, seed=run.seed, out=run.out/'training'/'scan', jobs=run.jobs or 1, **_fit(run) | dict(epochs=s.scan_epochs, patience=s.patience or None))
     run.stage('comparing choices')
     table = compare_choices(partial(_network, s), sets.many.train, banks['train'].x, sets.many.test, banks['test'].x, ways, range(1+max(map(len, [v[:s.rounds] for v in ways.values()]))), s.starts, seed=run.seed, fit=_fit(run) | dict(patience=s.patience or None))
