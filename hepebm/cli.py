@@ -93,6 +93,7 @@ def generate(
     seed:int=0,             # Same seed, same events
     pt=(500.,1000.),        # Window in jet pt, GeV
     R:float=.8,             # Radius of the jets
+    pileup:float=0.,        # Collisions piled up on each event of muons, on average
     jobs:int=1,             # Processes; -1 takes all cores
 ):
     "Generate jets or muons with Pythia and the built-in detector (extra `gen`)"
@@ -101,8 +102,9 @@ def generate(
     from hepebm.data.muons import write_muons
     if process not in [*PROCESSES, *MUONS]: raise ValueError(f'no process {process!r}; there are {" ".join(PROCESSES)} (jets) and {" ".join(MUONS)} (muons)')
     if not jobs: raise ValueError('--jobs 0: expected 1 or more, or -1 for all cores')
+    if pileup and process not in MUONS: raise ValueError(f'--pileup {pileup:g}: jets are made without; it is for {" ".join(MUONS)}')
     _writable(o, '.h5 .hdf5' if process in MUONS else '.h5 .hdf5 .parquet')
-    if process in MUONS: write_muons(o, muons(process, n, seed, jobs=jobs))
+    if process in MUONS: write_muons(o, muons(process, n, seed, pileup=pileup, jobs=jobs))
     else: write_jets(o, jets(process, n, seed, tuple(pt), R, jobs))
     print(f'{n:,} {process} in {o}')
 
@@ -136,6 +138,7 @@ def _model(path):
     if not found and (several := sorted(p.parent.name for p in Path(path).glob('model/*/model.json'))): raise ValueError(f'{path} holds several models: name one, as {path}/model/{several[0]}')
     if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished, and was the model kept (`jet_ebm(out=...)` or `save_model`)?')
     model = load_model(found[0])
+    if type(model).__name__=='Ensemble': raise ValueError(f'{found[0]} holds networks of muons, which are not scored here: they see cones, polynomials or particles as in {found[0]}/inputs.json, made by hepebm.muons; read them with hepebm.core.training.load_model')
     if not hasattr(model, 'score'): raise ValueError(f'{found[0]} is a {type(model).__name__} of the plane, not a model of jets; read it with hepebm.core.training.load_model')
     return model, found[0]
 

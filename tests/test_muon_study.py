@@ -31,6 +31,17 @@ def test_report(run):
     net = load_model(run/'model')
     assert len(net)==3 and sorted(p.name for p in run.glob('model*'))[0]=='model'
 
+def test_score_says_what_is_missing(run, tmp_path, capsys):
+    "Networks of muons are named as such, with what they saw kept beside them"
+    save(sample('muons', 'valid'), tmp_path/'a.safetensors')
+    for model in (run, run/'model-efps'):
+        assert main(['score', str(model), str(tmp_path/'a.safetensors'), '-o', str(tmp_path/'s.csv')])==2
+        err = capsys.readouterr().err
+        assert 'muons' in err and 'inputs.json' in err and 'plane' not in err
+    seen = json.loads((run/'model-efps/inputs.json').read_text())
+    net = load_model(run/'model-efps')
+    assert seen['cones']==9 and len(seen['polynomials'])==1 and net[0][0].unit.numel()==11
+
 def test_run_again(run, capsys):
     "A run that lost its result trains nothing again and ends with the same numbers"
     before, kept = (run/'metrics.json').read_bytes(), sorted(p for p in (run/'training').rglob('*') if p.is_file())
@@ -47,6 +58,14 @@ def test_weak_labels(tmp_path):
     assert 'weak labels' in (tmp_path/'run/report.html').read_text()
     assert json.loads((tmp_path/'run/metrics.json').read_text())['auc/many cones + EFPs']['error'] > 0
 
+def test_generate_with_pileup(tmp_path, monkeypatch, capsys):
+    from hepebm.data import generators
+    asked = {}
+    def muons(*args, **kw): asked.update(kw); return sample('muons', 'valid')[:3]
+    monkeypatch.setattr(generators, 'muons', muons)
+    assert main(['generate', 'Z', '-n', '3', '-o', str(tmp_path/'z.h5'), '--pileup', '20'])==0 and asked['pileup']==20
+    assert main(['generate', 'QCD', '-n', '3', '-o', str(tmp_path/'q.h5'), '--pileup', '20'])==2 and 'pileup' in capsys.readouterr().err
+
 def test_order_of_the_file_does_not_matter():
     "A part of a file sorted by class holds both, in the shares of the file"
     a = sample('muons', 'train')
@@ -55,7 +74,7 @@ def test_order_of_the_file_does_not_matter():
         part = _some(a, n, 0)
         assert abs(len(part)-n)<=1 and abs(part.label.float().mean()-a.label.float().mean())<2/n and len(part.mass.unique())>.99*n
 
-@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('vertex=-1', 'mm'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
+@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('vertex=0', 'mm'), ('least=9', 'least <= rounds'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
 def test_settings(setting, says, tmp_path, capsys):
     assert hepebm('--out', tmp_path/'run', '--set', setting) == 2
     err = capsys.readouterr().err

@@ -26,7 +26,7 @@ from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, p
 from ..muons.search import SearchView, compare_choices, crossfit, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
 from ..nn.efps import BETAS, KAPPAS, graphs
 from ..nn.ensembles import _share, predict
-from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study
+from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study, write_json
 
 # %% ../../nbs/studies/77_muons.ipynb #7a409fea
 def _user_muons(data):
@@ -111,6 +111,11 @@ def _search(run, d, sets, banks):
     lasso = lasso_choice(base[rows.fit], bank[rows.fit], a.label[rows.fit], 20, a.weight[rows.fit])
     ways = {'guided search': [c.index for c in choices if c.index is not None], 'LASSO': lasso, 'permutations': permutation_choice(make, sets.many.train, banks['train'].x, s.rounds, lasso, apart, seed=run.seed, fit=fit)}
     return choices, ways
+
+def _seen(s, model, polynomials):
+    "What a network sees of a muon"
+    if model in ('pfn','momenta'): return dict(particles='pt over that of the muon, deta, dphi'+', and what it is'*(model=='pfn'))
+    return dict(cones=1 if model=='one' else s.cones, radii=sorted(RADII)[-(1 if model=='one' else s.cones):], pileup=s.pileup, vertex=s.vertex, then='summed pt', polynomials=polynomials if model=='efps' else [], degree=s.degree)
 
 def _network(s, x): return _dense(s, x)()
 
@@ -262,7 +267,9 @@ def muon_study(
     scan = cone_scan(lambda: IsoNet(19, s.width), full, k=s.folds, seed=run.seed, out=run.out/'training'/'scan', jobs=run.jobs or 1, **_fit(run) | dict(epochs=s.scan_epochs, patience=s.patience or None))
     run.stage('comparing choices')
     table = compare_choices(partial(_network, s), sets.many.train, banks['train'].x, sets.many.test, banks['test'].x, ways, range(1+max(map(len, [v[:s.rounds] for v in ways.values()]))), s.starts, seed=run.seed, fit=_fit(run) | dict(patience=s.patience or None))
-    for k,b in boots.items(): save_model(run.out/('model' if k=='pfn' else f'model-{k}'), b.ensemble.to('cpu'))
+    for k,b in boots.items():
+        save_model(at := run.out/('model' if k=='pfn' else f'model-{k}'), b.ensemble.to('cpu'))
+        write_json(at/'inputs.json', _seen(s, k, [banks['train'].features[i] for i in best]))
     _report(run, d, boots, judge, by, choices, ways, table, scan, banks['train'].features, n_graphs, best)
 
 # %% ../../nbs/studies/77_muons.ipynb #04980193
