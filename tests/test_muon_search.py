@@ -95,6 +95,21 @@ def test_killed_in_every_round(tmp_path):
     assert [c[:-1] for c in got]==[c[:-1] for c in whole] and len(json.loads((tmp_path/'search.json').read_text())['rounds'])==len(whole)
     with pytest.raises(ValueError, match='other settings: data'): next(guided_search(net, data, bank+1, logit, out=tmp_path, **kw))
 
+def test_more_rounds(tmp_path):
+    "A search goes on when more rounds are allowed, and stops earlier when fewer are, as if it had been started so"
+    data, bank, logit = puzzle()
+    target = logit+torch.randn(900, generator=torch.Generator().manual_seed(0))
+    go = lambda rounds, out=None: [c[:-1] for c in guided_search(net, data, bank, target, rounds=rounds, least=9, out=out, n=20, patience=9, starts=2, fit=quick)]
+    for rounds in (2, 4, 3, 4): assert go(rounds, tmp_path)==go(rounds)
+
+def test_not_finite():
+    data, bank, logit = puzzle()
+    bad, miss = bank.clone(), logit.clone()
+    bad[5,2], miss[7] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r'bank holds 1 .*\[5, 2\]'): next(guided_search(net, data, bad, logit))
+    with pytest.raises(ValueError, match='target holds 1'): next(guided_search(net, data, bank, miss))
+    with pytest.raises(ValueError, match='bank holds 1'): lasso_choice(data.x, bad, data.label, 3)
+
 def test_lasso_without_penalty_is_logistic_regression():
     from sklearn.linear_model import LogisticRegression
     data, bank, _ = puzzle()

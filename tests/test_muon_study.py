@@ -54,7 +54,7 @@ def test_weak_labels(tmp_path):
     "Without labels, the mass window trains and sWeights judge"
     a = sample('muons', 'train')
     save(a.drop('label'), tmp_path/'muons.safetensors')
-    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000') == 0
+    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000', 'select=.25') == 0
     assert 'weak labels' in (tmp_path/'run/report.html').read_text()
     assert json.loads((tmp_path/'run/metrics.json').read_text())['auc/many cones + EFPs']['error'] > 0
 
@@ -74,7 +74,7 @@ def test_order_of_the_file_does_not_matter():
         part = _some(a, n, 0)
         assert abs(len(part)-n)<=1 and abs(part.label.float().mean()-a.label.float().mean())<2/n and len(part.mass.unique())>.99*n
 
-@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('vertex=0', 'mm'), ('least=9', 'least <= rounds'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
+@pytest.mark.parametrize('setting,says', [('cones=19', '1 to 18'), ('pileup=some', 'pileup'), ('vertex=0', 'mm'), ('select=.7', 'below 0.7'), ('least=9', 'least < rounds'), ('degree=8', '1 to 7'), ('bootstraps=1', '2 or more'), ('labels=none', 'auto or truth or weak')])
 def test_settings(setting, says, tmp_path, capsys):
     assert hepebm('--out', tmp_path/'run', '--set', setting) == 2
     err = capsys.readouterr().err

@@ -149,6 +149,10 @@ class Choice(NamedTuple):
 # %% ../../nbs/muons/62_search.ipynb #41ba4395
 def _gap(f, g, label, weight=None): return auc(g, label, weight)-auc(f, label, weight)
 
+def _finite(**arrays):
+    for k,v in arrays.items():
+        if not (ok := torch.as_tensor(v).isfinite()).all(): raise ValueError(f'{k} holds {int((~ok).sum())} numbers that are not finite, the first at {(~ok).nonzero()[0].tolist()}')
+
 class _Search:
     "One round after the other; each is a function of what was chosen before, the data and the seed"
     def __init__(self, make, data, bank, target, rows, s, fit): self.make, self.data, self.bank, self.target, self.rows, self.s, self.fit = make, data, bank, torch.as_tensor(target), rows, s, fit
@@ -188,7 +192,7 @@ class _Search:
 # %% ../../nbs/muons/62_search.ipynb #da363c56
 def _why(now, before, s, columns):
     "Reason to stop, if there is one"
-    if now['index'] is not None and now['round']<min(s['least'], columns): return None
+    if now['index'] is not None and now['round']<min(s['least'], s['rounds']-1, columns-1): return None
     if now['high']<0: return 'worse'
     if now['low']<=0: return 'closed'
     if now['index'] is None: return 'agreement'
@@ -212,8 +216,8 @@ def guided_search(
     target,          # (N,) scores of the network to be understood, which must not have been trained on the rows to select and to judge on (see `crossfit`)
     rows=None,       # From `search_rows`; `None` makes them
     names=None,      # Of the columns of `bank`
-    rounds=20,       # At most
-    least=0,         # Rounds that make a choice whatever the rules for a stop say
+    rounds=20,       # At most; a search that ended for this reason goes on when more are allowed
+    least=0,         # Rounds that make a choice whatever the other rules for a stop say
     patience=3,      # Rounds without gain
     min_gain=0.,     # Least gain of the AUC that counts, if it is more than the error
     level=.95,       # Share of the replicas inside the interval of the gap
@@ -227,6 +231,7 @@ def guided_search(
     "Guided search by average decision ordering (2010.11998): one choice a round"
     bank = bank.x if isinstance(bank, Arrays) else torch.as_tensor(bank)
     if not len(data)==len(bank)==len(target): raise ValueError(f'{len(data)} rows of data, {len(bank)} of the bank, {len(target)} of the target: they belong together')
+    _finite(bank=bank, target=target)
     rows = rows or search_rows(data.label, seed=seed)
     s = dict(starts=starts, rounds=rounds, least=least, patience=patience, min_gain=min_gain, level=level, pairs=pairs, n=n, seed=seed, names=names and list(names))
     search = _Search(make, data, bank, target, rows, s, FIT | (fit or {}))
@@ -246,15 +251,19 @@ class _Store:
         if not out: return
         s = search
         crc = [zlib.crc32(np.ascontiguousarray(torch.as_tensor(v).cpu().numpy())) for v in (*(v for _,v in s.data.items()), s.bank, s.target, *s.rows)]
-        self.mark = json.loads(json.dumps(dict(data=crc, make=_describe(s.make), fit=_describe(s.fit), **s.s)))
+        self.rounds = min(s.s['rounds'], s.bank.shape[1])
+        self.mark = json.loads(json.dumps(dict(data=crc, make=_describe(s.make), fit=_describe(s.fit), **{k: v for k,v in s.s.items() if k!='rounds'})))
         if (self.out/'search.json').exists():
             doc = json.loads((self.out/'search.json').read_text())
             if bad := [k for k in self.mark if self.mark[k]!=doc['settings'].get(k)]: raise ValueError(f'{self.out} holds a search with other settings: {", ".join(bad)}. Name another folder')
             self.done = doc['rounds']
     def get(self, k):
+        "A round that was kept, unless it is the last of fewer than are allowed now"
         if k>=len(self.done): return None
-        path = self.out/f'round_{k}.safetensors'
-        return Choice(**self.done[k] | dict(chosen=tuple(self.done[k]['chosen'])), ados=load(path).ado if path.exists() else None)
+        path, last = self.out/f'round_{k}.safetensors', k+1>=self.rounds
+        c = Choice(**self.done[k] | dict(chosen=tuple(self.done[k]['chosen'])), ados=load(path).ado if path.exists() else None)
+        if c.stop=='rounds' and not last: self.done = self.done[:k]; return None
+        return c if c.stop or not last else c._replace(index=None, name=None, ado=None, stop='rounds')
     def put(self, c):
         if self.out:
             if c.ados is not None: save(Arrays(ado=c.ados), self.out/f'round_{c.round}.safetensors')
@@ -304,6 +313,7 @@ def lasso_choice(
 )->list:          # Columns of `bank`, in the order in which they enter
     "The columns that a logistic regression with an L1 penalty takes up first"
     w = torch.ones(len(base)) if weight is None else weight
+    _finite(base=base, bank=bank, weight=w)
     start = _Lasso(base, label, w, base.shape[1])
     c0 = start.solve(torch.zeros(base.shape[1]+1, dtype=torch.float64), 0., 500)
     left = start.w*((start.x@c0).sigmoid()-start.y)

@@ -97,7 +97,7 @@ def _banks(run, d):
 def _search(run, d, sets, banks):
     "Rounds of the search, and other choices"
     s, fit = run.set, _fit(run) | dict(patience=run.set.patience or None)
-    rows, apart = (search_rows(sets.many.train.label, (share,.25), run.seed) for share in (0,.25))
+    rows, apart = (search_rows(sets.many.train.label, (share,.25), run.seed) for share in (s.select, s.select or .25))
     run.stage('training the network to be understood')
     target = crossfit(_particles(s, sets.pfn.train), sets.pfn.train, rows, s.starts, run.seed, dict(out=run.out/'training'/'target', patience=s.patience or None) | _fit(run, True)).score
     make, names = partial(_network, s), banks['train'].features
@@ -230,11 +230,12 @@ def _fits(s):
     if not s['parts'].split() or {*s['parts'].split()}-{'all','charged','neutral'}: raise ValueError(f'parts={s["parts"]}: expected some of all, charged, neutral')
     if not 1<=s['degree']<=7: raise ValueError(f'degree={s["degree"]}: expected 1 to 7 edges')
     if not 0<s['level']<1: raise ValueError(f'level={s["level"]}: expected a share between 0 and 1')
-    if not 0<=s['least']<=s['rounds']: raise ValueError(f'least={s["least"]}, rounds={s["rounds"]}: expected 0 <= least <= rounds')
+    if not 0<=s['least']<s['rounds']: raise ValueError(f'least={s["least"]}, rounds={s["rounds"]}: expected 0 <= least < rounds')
+    if not 0<=s['select']<.7: raise ValueError(f'select={s["select"]}: expected a share from 0 to below 0.7')
     if s['bootstraps']<2 or s['folds']<2: raise ValueError(f'bootstraps={s["bootstraps"]}, folds={s["folds"]}: expected 2 or more')
 
 _laptop = dict(labels='auto', cones=9, pileup='keep', vertex=2., parts='all charged', reweight='same-sign', kind='kde', width=64, epochs=20, size=128, lr=2e-3, patience=5,
-    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, least=1, pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
+    pfn_width=48, pfn_latent=96, pfn_epochs=12, pfn_lr=2e-3, degree=5, powers='published', rounds=6, least=1, select=0., pairs=400_000, starts=4, bootstraps=20, replicas=200, folds=5, scan_epochs=12, unmix=50, refit=True, train=7000, test=3000, level=.68)
 
 @study('muons', _laptop, _fits, smoke=dict(epochs=3, width=16, pfn_width=12, pfn_latent=16, pfn_epochs=3, degree=2, powers='few', rounds=2, pairs=5000, starts=2, bootstraps=3, replicas=20, folds=2, scan_epochs=2, unmix=4, train=900, test=600, size=64, lr=5e-3, pfn_lr=5e-3),
     paper=dict(width=256, epochs=26, size=256, lr=2e-6, patience=10, pfn_width=256, pfn_latent=512, pfn_epochs=25, pfn_lr=2e-6, degree=7, level=.95, parts='all', pairs=50_000, rounds=20, bootstraps=100, replicas=1000, scan_epochs=26, unmix=100, train=10_000_000, test=10_000_000))
