@@ -192,14 +192,15 @@ class _Search:
 # %% ../../nbs/muons/62_search.ipynb #da363c56
 def _why(now, before, s, columns):
     "Reason to stop, if there is one"
-    if now['index'] is not None and now['round']<min(s['least'], s['rounds']-1, columns-1): return None
+    end = 'rounds' if now['round']+1>=min(s['rounds'], columns) else None
+    if now['index'] is not None and now['round']<s['least']: return end
     if now['high']<0: return 'worse'
     if now['low']<=0: return 'closed'
     if now['index'] is None: return 'agreement'
     width = 2*NormalDist().inv_cdf(.5+s['level']/2)
     gains = [(c.auc, (c.high-c.low)/width) for c in before]+[(now['auc'], (now['high']-now['low'])/width)]
     if len(gains)-1-_last_gain(gains, s['min_gain'])>=s['patience']: return 'no gain'
-    return 'rounds' if now['round']+1>=min(s['rounds'], columns) else None
+    return end
 
 def _last_gain(areas, least):
     "Round in which the best so far was last exceeded by more than an error"

@@ -133,7 +133,7 @@ def _results(run, boots, judge, by):
     named = {MODELS[k]: b for k,b in boots.items()}
     t = bootstrap_table(named)
     short = {k: {m: _pm(b.found[m].value, b.found[m].std) for m in METRICS} for k,b in named.items()}
-    run.table('auc', pd.DataFrame(short).T.rename(columns=dict(tpr50='efficiency where half of the others pass')), f'Means of {run.set.bootstraps} bootstraps; the errors are standard deviations over trainings and test events.', show=True)
+    run.table('auc', pd.DataFrame(short).T.rename(columns=dict(tpr50='efficiency where half of the others pass')), f'Means of {run.set.bootstraps} bootstraps; the errors are standard deviations over trainings and test events. An efficiency of 1.0000 means that all prompt muons pass: it tells such models not apart.', show=True)
     run.table('errors', t, 'AUC with its 68 % interval (low, high), its standard deviation, the parts of it from training data (members) and test data (test), and the error that the published recipe gives.')
     for k,b in named.items():
         for m,v in b.found.items(): run.metric(f'{m}/{k}', v.value, v.std)
