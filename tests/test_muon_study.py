@@ -1,6 +1,6 @@
 "The study of muons on the command line: its report, again, weak labels, other data, errors"
 import json, shutil
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from hepebm.cli import main
 from hepebm.core.arrays import save
 from hepebm.core.training import load_model
@@ -28,6 +28,8 @@ def test_report(run):
     report = (run/'report.html').read_text()
     assert 'many cones against one cone: ' in report and 'Rounds of the search' in report
     for k in ('auc','errors','differences','cones','search','choices','isolation','unmixed'): assert (run/f'tables/{k}.csv').exists()
+    errors = pd.read_csv(run/'tables/errors.csv', index_col=0)
+    assert errors['all rows'].between(.5, 1).all() and len(errors)==5
     net = load_model(run/'model')
     assert len(net)==3 and sorted(p.name for p in run.glob('model*'))[0]=='model'
 
