@@ -343,6 +343,6 @@ def learning_curve_scene(
         mean, err = g.mean(), half_width(g)
         bars = [p for n in mean.index for p in ([math.log10(n), mean[n]-err[n]], [math.log10(n), mean[n]+err[n]], [math.nan]*2)]
         marks += [curve([*zip(map(math.log10, mean.index), mean)], color, label=name), curve(bars, color, 1.), points([*zip(t['size'].map(math.log10), t[of])], color, 1.5, alpha=.4)]
-    s = scene(*marks, xlabel=f'labelled jets (log10; lines: {", ".join(f"{n:,}" for n in sizes)})', ylabel=of.replace('_', ' '))
+    s = scene(*marks, xlabel='log10 of labelled jets', ylabel=of.replace('_', ' '), title=f'lines: {", ".join(f"{n:,}" for n in sizes)}')
     s['marks'][:0] = [curve([[math.log10(n), y] for y in s['y']], '#cccccc', 1.) for n in sizes]
     return s
