@@ -5,6 +5,7 @@ Same weights, same codes (the share that agrees is printed). CPU time on one thr
 import argparse, copy, os, platform, tempfile, time
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np, torch
+from generate import seconds
 from hepebm.data.samples import sample
 from hepebm.tokens.token_files import write_tokens
 from hepebm.tokens.tokenizer import JetTokenizer, agreement
@@ -22,14 +23,6 @@ def plain(tok, rows, size=64):
         tok.decoder(tok.quantizer.codebook[ids]*mask[...,None], mask)
         out.append(ids)
     return torch.cat(out)
-
-def seconds(f, cuda):
-    if cuda: torch.cuda.synchronize()
-    clock = time.perf_counter if cuda else time.process_time
-    t = clock()
-    f()
-    if cuda: torch.cuda.synchronize()
-    return clock()-t
 
 def agree(tok, jets):
     "Lines on codes of the CPU and of the GPU"
