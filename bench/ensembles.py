@@ -1,4 +1,4 @@
-"""Time to train members of an ensemble together against one after the other, in turn: `python bench/ensembles.py [--rounds N] [--members N] [--device cuda] [--quick]`
+"""Time to train members of an ensemble together against one after the other, in turn: `python bench/ensembles.py [--rounds N] [--members N] [--device cuda] [--width N] [--quick]`
 
 Networks with three hidden layers on 11 inputs, batches of 256, Adam, own bootstrap and own order for each member; the same results, which is checked. The loop is the one a tutorial shows: a module, autograd, `torch.optim.Adam`.
 On a CPU one thread and CPU time; utilisation is the floating point operations of the layers (forward, and back to weights and inputs) over what a large matrix product reaches on the same core in the same round.
@@ -64,13 +64,14 @@ def case(width, act, rows, epochs, a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--rounds', type=int, default=9); p.add_argument('--members', type=int, default=20); p.add_argument('--device', default='cpu'); p.add_argument('--quick', action='store_true')
+    p.add_argument('--rounds', type=int, default=9); p.add_argument('--members', type=int, default=20); p.add_argument('--device', default='cpu'); p.add_argument('--width', type=int, help='this one alone'); p.add_argument('--quick', action='store_true')
     a = p.parse_args()
     if a.quick: a.rounds, a.members = 2, 4
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if a.device!='cpu' else f'{platform.processor() or platform.machine()}, one thread'
     print(f'torch {torch.__version__}, Python {platform.python_version()}, {name}, {a.members} members, {a.rounds} rounds in turn\n\n| width | activation | ms a step and member, one after the other | together | ratio | utilisation, one after the other | together | largest difference, single precision | double |\n|---|---|---|---|---|---|---|---|---|')
     for width,epochs in ((16,20), (64,5), (256,1)) if a.device=='cpu' else ((16,10), (64,10), (256,10)):
+        if a.width not in (None, width): continue
         for act in ('LeakyReLU','SiLU'): case(width, act, 4*SIZE if a.quick else 10*SIZE, epochs, a)
 
 if __name__=='__main__': main()

@@ -10,6 +10,7 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 "$BIN/python" bench/tokenize.py --rounds 5 --jets 2048 --device cuda
 "$BIN/python" bench/jet_ebm.py step --device cuda
 "$BIN/python" bench/ensembles.py --members 100 --rounds 1 --device cuda
+"$BIN/python" bench/efps.py --rounds 3 --device cuda
 "$BIN/python" bench/objectives.py --rounds 3 --device cuda
 "$BIN/python" bench/samplers.py 3 cuda
 for s in toys jet-ebm joint vae tokens transfer muons; do "$BIN/hepebm" run $s --preset smoke --device cuda --out "${OUT:-runs}/$s-gpu" --no-resume; done

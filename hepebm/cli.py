@@ -138,8 +138,7 @@ def _model(path):
     if not found and (several := sorted(p.parent.name for p in Path(path).glob('model/*/model.json'))): raise ValueError(f'{path} holds several models: name one, as {path}/model/{several[0]}')
     if not found: raise FileNotFoundError(f'{path}: no model (model.json) here or in {path}/model; is the run finished, and was the model kept (`jet_ebm(out=...)` or `save_model`)?')
     model = load_model(found[0])
-    if type(model).__name__=='Ensemble': raise ValueError(f'{found[0]} holds networks of muons, which are not scored here: they see cones, polynomials or particles as in {found[0]}/inputs.json, made by hepebm.muons; read them with hepebm.core.training.load_model')
-    if not hasattr(model, 'score'): raise ValueError(f'{found[0]} is a {type(model).__name__} of the plane, not a model of jets; read it with hepebm.core.training.load_model')
+    if not hasattr(model, 'score'): raise ValueError(f'{found[0]} is a {type(model).__name__}, not a model of jets or muons; read it with hepebm.core.training.load_model')
     return model, found[0]
 
 def _jets(file):
@@ -153,20 +152,23 @@ def score(
     file:str,  # Events
     *, o:str,  # Where to: .parquet or .csv
 ):
-    "Energy of each event (of an autoencoder the score it was trained for, of a transformer its surprise), and the p-value under the background hypothesis"
+    "Energy of each event (of an autoencoder the score it was trained for, of a transformer its surprise, of networks on muons the logit of being prompt), and the p-value under the background hypothesis"
     import pandas as pd
     from hepebm.core.arrays import atomic, load
     from hepebm.data.jets import DataError
+    from hepebm.data.public import read_events
     from hepebm.studies.studies import p_value
     _writable(o, '.parquet .csv')
     E,folder = _model(model)
-    if not (control := folder/'control.safetensors').exists(): raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need and which a study makes of jets that no training saw. Is the run finished (the same `hepebm run` goes on)? Of a model of your own save them: save(Arrays(score=E.score(background)), "{folder}/{control.name}")')
-    a = _jets(file)
+    muons = type(E).__name__=='MuonTagger'
+    if not (control := folder/'control.safetensors').exists() and not muons: raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need and which a study makes of jets that no training saw. Is the run finished (the same `hepebm run` goes on)? Of a model of your own save them: save(Arrays(score=E.score(background)), "{folder}/{control.name}")')
+    a = read_events(file) if muons else _jets(file)
     try: s = E.score(a).double().numpy()
-    except DataError as e: raise DataError(f'{file}: {e}') from e
-    t = pd.DataFrame(dict(**{'score' if type(E).__name__ in ('JetVAE','JetGPT') else 'energy': s}, p_value=p_value(s, load(control).score.double().numpy())))
+    except ValueError as e: raise DataError(f'{file}: {e}') from e
+    t = pd.DataFrame({'score' if type(E).__name__ in ('JetVAE','JetGPT','MuonTagger') else 'energy': s})
+    if control.exists(): t['p_value'] = p_value(s, load(control).score.double().numpy())
     with atomic(o) as tmp: t.to_parquet(tmp) if o.endswith('.parquet') else t.to_csv(tmp, index=False)
-    print(f'{len(t):,} events in {o}: median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %')
+    print(f'{len(t):,} events in {o}: ' + (f'median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %' if 'p_value' in t else 'no p-values, as the muons of the training had no labels'))
 
 # %% ../nbs/80_cli.ipynb #65a0c9b5
 def _refuse(why, **given):
@@ -210,6 +212,7 @@ def sample(
     if n<1: raise ValueError(f'-n counts jets, got {n}')
     if steps<0: raise ValueError(f'--steps {steps}: expected 0 or more')
     E,_ = _model(model)
+    if type(E).__name__=='MuonTagger': raise ValueError(f'{model} holds networks that tell muons apart: there is nothing to sample from')
     write_jets(o, _MAKERS.get(type(E).__name__, _chains)(E, n, seed, steps, pt, label))
     print(f'{n:,} jets in {o}')
 

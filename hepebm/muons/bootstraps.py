@@ -6,17 +6,20 @@ Docs: https://hepebm.github.io/hepebm/muons/bootstraps.html.md"""
 
 # %% auto #0
 __all__ = ['METRICS', 'tpr50', 'mass_metrics', 'Bootstraps', 'bootstraps', 'bootstrap_table', 'difference', 'Scan', 'scan',
-           'cone_scan']
+           'cone_scan', 'muon_inputs', 'MuonTagger']
 
 # %% ../../nbs/muons/63_bootstraps.ipynb #fddafa45
 from typing import NamedTuple
 import numpy as np, torch
-from torch import Tensor
+from torch import Tensor, nn
 from ..core.arrays import Arrays
 from ..core.metrics import _replicas, auc, bootstrap, roc
-from ..core.training import generator
+from ..core.training import generator, record
+from ..data.jets import DataError
 from ..data.muons import MassFit, splot
-from .networks import LogScaler, tpr_at
+from .cones import iso_features
+from .networks import LogScaler, particle_inputs, tpr_at
+from .search import efp_features
 from ..nn.ensembles import Ensemble, MemberInterval, _Splits, _label, _share, fit_ensemble, fit_members, folds, member_interval, predict
 
 # %% ../../nbs/muons/63_bootstraps.ipynb #d118f756
@@ -154,3 +157,39 @@ def cone_scan(
     "AUC by number of cones, by cross-validation in one program"
     cones = a.x.shape[1]-1
     return scan(make, a, {n: range(cones-n, cones+1) for n in counts or range(1, cones+1)}, **kw)
+
+# %% ../../nbs/muons/63_bootstraps.ipynb #532450bf
+def muon_inputs(
+    a:Arrays,       # Muons
+    cones=0,        # The largest ones, and the summed pt; 0: particles
+    polynomials=(), # Beside the cones, each as (part, kappa, beta, edges of the graph)
+    columns=(),     # Of particles, beside momentum and angles, as 'id'
+    **kw,           # Further arguments of `isolation`
+)->Tensor:          # (N, D), or (N, P, F) of particles
+    "What a network sees of muons"
+    if not cones: return particle_inputs(a, False, columns)
+    bank = [efp_features(a, [[tuple(e) for e in edges]], [k], [b], [part]).x for part,k,b,edges in polynomials]
+    return torch.cat([iso_features(a, cones, **kw), *bank], 1)
+
+@record
+class MuonTagger(nn.Module):
+    "Networks and what they are shown of a muon"
+    def __init__(self,
+        nets:Ensemble,
+        see, # Arguments of `muon_inputs`
+    ):
+        super().__init__()
+        self.nets, self.see = nets, see
+    def logits(self,
+        a:Arrays,  # Muons
+        size=4096, # At a time
+    )->Tensor:     # (n, N) of each network
+        "Logits of being prompt"
+        if 'cands' not in a: raise DataError(f'these events hold {", ".join(a.keys())}: muons with the particles around them are needed')
+        at = next(self.parameters()).device
+        return torch.cat([predict(self.nets, Arrays(x=muon_inputs(b, **self.see), mask=b.mask)) for b in (b.to(at) for b in a.batches(size))], 1).cpu()
+    def score(self,
+        a:Arrays, # Muons
+    )->Tensor:    # (N,), high on prompt muons
+        "Mean logit of the networks"
+        return self.logits(a).mean(0)

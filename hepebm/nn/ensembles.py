@@ -183,9 +183,9 @@ class _Rows:
         if k.startswith('__'): raise AttributeError(k)
         return self[k]
 
-def _dealt(rows, steps):
+def _dealt(rows, steps, device=None):
     "For each of `steps` batches the rows (n, b) of every member, and which of them count"
-    counts, padded = [len(r) for r in rows], pad_sequence(rows, batch_first=True)
+    counts, padded = [len(r) for r in rows], pad_sequence(rows, batch_first=True).to(device)
     n, last = torch.tensor(counts, device=padded.device)[:,None], padded.shape[1]-1
     for b in range(steps):
         length = max(c*(b+1)//steps-c*b//steps for c in counts)
@@ -230,7 +230,7 @@ class _Chunk:
     def optimizer(self): return self.s['opt']([p for p in self.params if p.requires_grad])
     def batches(self, rows, steps):
         "Rows of the data and their weights"
-        for index,real in _dealt([r.to(self.a.device) for r in rows], steps):
+        for index,real in _dealt(rows, steps, self.a.device):
             batch = _Rows(self.a, index, None if self.slots is None else max(1, int(self.slots[index].max())))
             weight = batch.weight if 'weight' in self.a else None
             yield batch, weight if real is None else real.to(self.a.x) if weight is None else weight*real

@@ -11,8 +11,9 @@ __all__ = ['MODELS', 'muon_data', 'muon_study']
 import numpy as np, torch
 from fastcore.basics import AttrDict
 from functools import partial
+from itertools import product
 from pathlib import Path
-from ..core.arrays import Arrays, concat
+from ..core.arrays import Arrays, concat, save
 from ..core.metrics import auc, roc
 from ..core.training import adam, generator, save_model
 from ..core.views import PALETTE, curve, points, raster, scene
@@ -20,13 +21,13 @@ from ..data.jets import DataError
 from ..data.muons import MassFit, weak_labels, z_window
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import SPLITS, sample
-from ..muons.bootstraps import METRICS, bootstrap_table, bootstraps, cone_scan, difference, mass_metrics
-from ..muons.cones import PILEUP, RADII, _column, iso_features, isolation, published_split
-from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, particle_inputs, unmixed
+from ..muons.bootstraps import METRICS, MuonTagger, bootstrap_table, bootstraps, cone_scan, difference, mass_metrics, muon_inputs
+from ..muons.cones import PILEUP, _column, iso_features, isolation, published_split, puppi_scale
+from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, unmixed
 from ..muons.search import SearchView, compare_choices, crossfit, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
 from ..nn.efps import BETAS, KAPPAS, graphs
 from ..nn.ensembles import _share, fit_ensemble, predict
-from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study, write_json
+from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study
 
 # %% ../../nbs/studies/77_muons.ipynb #7a409fea
 def _user_muons(data):
@@ -62,10 +63,15 @@ def muon_data(
 # %% ../../nbs/studies/77_muons.ipynb #7c8a83dc
 MODELS = dict(one='one cone', many='many cones', efps='many cones + EFPs', momenta='momenta (PFN)', pfn='particles (PFN)')
 
+def _recipes(s, a):
+    "What the models are shown, as arguments of `muon_inputs`"
+    cone = dict(pileup=s.pileup, vertex=s.vertex) | (dict(scale=puppi_scale(a, vertex=s.vertex)) if s.pileup=='puppi' else {})
+    return dict(one=dict(cones=1, **cone), many=dict(cones=s.cones, **cone), momenta={}, pfn=dict(columns=[k for k in ('id','pid','pdgid','charge') if k in a.features][:1]))
+
 def _sets(run, d, see):
-    "Rows to train and to test on, for what `see` makes of muons"
+    "Rows to train and to test on"
     own = dict(which=run.set.reweight, kind=run.set.kind)
-    train, test = muon_set(d.train, see(d.train), d.labels, **own), muon_set(d.test, see(d.test), 'truth' if d.truth else 'weak', **own)
+    train, test = (muon_set(a, muon_inputs(a, **see), labels, **own) for a,labels in ((d.train, d.labels), (d.test, 'truth' if d.truth else 'weak')))
     return AttrDict(train=train.to(run.device), test=test.to(run.device))
 
 def _dense(s, x):
@@ -92,12 +98,12 @@ def _whole(run, d, sets, name, make, judge):
 
 # %% ../../nbs/studies/77_muons.ipynb #c6feb4bd
 def _banks(run, d):
-    "Polynomials of all parts"
+    "Number of graphs; of each polynomial part, powers and graph; their values"
     s = run.set
     gs = graphs(s.degree, 7, 1)
-    powers = dict(kappas=KAPPAS, betas=BETAS) if s.powers=='published' else dict(kappas=(.5,1.,2.), betas=(.5,1.,2.))
+    kappas,betas = (KAPPAS, BETAS) if s.powers=='published' else ((.5,1.,2.),)*2
     parts = s.parts.split() if {'charge','id','pdgid'} & {*d.train.features} else ['all']
-    return len(gs), {k: efp_features(d[k].to(run.device), gs, parts=parts, **powers) for k in ('train','test')}
+    return len(gs), [*product(parts, kappas, betas, gs)], {k: efp_features(d[k].to(run.device), gs, kappas, betas, parts) for k in ('train','test')}
 
 def _search(run, d, sets, banks):
     "Rounds of the search, and other choices"
@@ -116,11 +122,6 @@ def _search(run, d, sets, banks):
     lasso = lasso_choice(base[rows.fit], bank[rows.fit], a.label[rows.fit], 20, a.weight[rows.fit])
     ways = {'guided search': [c.index for c in choices if c.index is not None], 'LASSO': lasso, 'permutations': permutation_choice(make, sets.many.train, banks['train'].x, s.rounds, lasso, apart, seed=run.seed, fit=fit)}
     return choices, ways
-
-def _seen(s, model, polynomials):
-    "What a network sees of a muon"
-    if model in ('pfn','momenta'): return dict(particles='pt over that of the muon, deta, dphi'+', and what it is'*(model=='pfn'))
-    return dict(cones=1 if model=='one' else s.cones, radii=sorted(RADII)[-(1 if model=='one' else s.cones):], pileup=s.pileup, vertex=s.vertex, then='summed pt', polynomials=polynomials if model=='efps' else [], degree=s.degree)
 
 def _network(s, x): return _dense(s, x)()
 
@@ -254,10 +255,10 @@ def muon_study(
     run.stage('reading muons')
     d = muon_data(data, s.labels, run.seed)
     d.train, d.test = (_some(a, n, run.seed) for a,n in ((d.train, s.train), (d.test, s.test)))
-    see = dict(one=lambda a: iso_features(a, 1, pileup=s.pileup, vertex=s.vertex), many=lambda a: iso_features(a, s.cones, pileup=s.pileup, vertex=s.vertex), momenta=lambda a: particle_inputs(a, kind=False), pfn=lambda a: particle_inputs(a, kind=bool({'id','pid','pdgid','charge'} & {*a.features})))
-    sets = AttrDict({k: _sets(run, d, f) for k,f in see.items()})
+    see = _recipes(s, d.train)
+    sets = AttrDict({k: _sets(run, d, v) for k,v in see.items()})
     run.stage('polynomials')
-    n_graphs, banks = _banks(run, d)
+    n_graphs, terms, banks = _banks(run, d)
     choices, ways = _search(run, d, sets, banks)
     best = _best(choices)
     add = lambda p: sets.many[p].assign(x=torch.cat([sets.many[p].x, banks[p].x[:,best].to(sets.many[p].x)], 1))
@@ -269,14 +270,18 @@ def muon_study(
         run.stage(f'{s.bootstraps} bootstraps: {MODELS[k]}')
         boots[k], whole[k] = (f(run, d, sets[k], k, make, judge) for f in (_bootstraps, _whole))
     run.stage('scan over cones')
-    full = muon_set(d.train, iso_features(d.train, 18, pileup=s.pileup, vertex=s.vertex), d.labels, which=s.reweight, kind=s.kind).to(run.device)
+    full = muon_set(d.train, muon_inputs(d.train, **see['many'] | dict(cones=18)), d.labels, which=s.reweight, kind=s.kind).to(run.device)
     scan = cone_scan(lambda: IsoNet(19, s.width), full, k=s.folds, seed=run.seed, out=run.out/'training'/'scan', jobs=run.jobs or 1, **_fit(run) | dict(epochs=s.scan_epochs, patience=s.patience or None))
     run.stage('comparing choices')
     table = compare_choices(partial(_network, s), sets.many.train, banks['train'].x, sets.many.test, banks['test'].x, ways, range(1+max(map(len, [v[:s.rounds] for v in ways.values()]))), s.starts, seed=run.seed, fit=_fit(run) | dict(patience=s.patience or None))
-    for k,b in boots.items():
-        save_model(at := run.out/('model' if k=='pfn' else f'model-{k}'), b.ensemble.to('cpu'))
-        write_json(at/'inputs.json', _seen(s, k, [banks['train'].features[i] for i in best]))
+    _keep(run, d, boots, see | dict(efps=see['many'] | dict(polynomials=[terms[i] for i in best])))
     _report(run, d, boots, whole, judge, by, choices, ways, table, scan, banks['train'].features, n_graphs, best)
+
+def _keep(run, d, boots, see):
+    "Models that score other muons, with the scores of test muons that are not prompt if that is known"
+    for k,b in boots.items():
+        save_model(at := run.out/('model' if k=='pfn' else f'model-{k}'), MuonTagger(b.ensemble.to('cpu'), see[k]))
+        if d.truth: save(Arrays(score=b.scores.mean(0)[b.test.label.cpu()==0]), at/'control.safetensors')
 
 # %% ../../nbs/studies/77_muons.ipynb #04980193
 def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, n_graphs, best):
