@@ -40,7 +40,7 @@ def test_efps(jets):
     f = lambda d: efp_bank(pt.to(d), angles.to(d), a.mask.to(d), graphs(5))
     same(f(device), f('cpu'))
 
-@pytest.mark.parametrize('objective', [lambda x: NCE(NormalNoise(x)), lambda x: denoising_sm(.3)], ids=['NCE','denoising'])
+@pytest.mark.parametrize('objective', [lambda x: NCE(NormalNoise(x)), lambda x: denoising_sm(.3), lambda x: MLE(partial(mala, step=.1), n=3, accept=.6)], ids=['NCE','denoising','steered'])
 def test_energies_learn(objective):
     torch.manual_seed(0)
     E, a = MLPEnergy(), Arrays(x=toys['8gaussians'].sample(1000, 0).float())

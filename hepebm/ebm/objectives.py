@@ -154,7 +154,7 @@ def _advance(o, E, s, kernel=None):
         left = traced-(o.n-1-i)*max(leaps, 1)
         s = kernel(s) if left<=0 else kernel(s, left) if leaps else kernel(_traced(E, s))
         rate, o.refused = rate + s.accept.mean().detach()/o.n, o.refused + (s.accept==0).sum()
-    if o.accept and o.training: o.step.mul_((.3*(rate-o.accept)).exp())
+    if o.accept and o.training: o.step.mul_((.3*(rate-o.accept)).exp().to(o.step))
     return s
 
 def _frozen(model, rows):
