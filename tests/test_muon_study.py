@@ -2,7 +2,8 @@
 import json, shutil
 import numpy as np, pandas as pd, pytest, torch
 from hepebm.cli import main
-from hepebm.core.arrays import save
+from hepebm.core.arrays import Arrays, save
+from hepebm.core.metrics import auc
 from hepebm.core.training import load_model
 from hepebm.data.muons import write_muons
 from hepebm.data.samples import sample
@@ -31,18 +32,33 @@ def test_report(run):
     errors = pd.read_csv(run/'tables/errors.csv', index_col=0)
     assert errors['all rows'].between(.5, 1).all() and len(errors)==5
     net = load_model(run/'model')
-    assert len(net)==3 and sorted(p.name for p in run.glob('model*'))[0]=='model'
+    assert len(net.nets)==3 and sorted(p.name for p in run.glob('model*'))[0]=='model'
 
-def test_score_says_what_is_missing(run, tmp_path, capsys):
-    "Networks of muons are named as such, with what they saw kept beside them"
-    save(sample('muons', 'valid'), tmp_path/'a.safetensors')
-    for model in (run, run/'model-efps'):
-        assert main(['score', str(model), str(tmp_path/'a.safetensors'), '-o', str(tmp_path/'s.csv')])==2
-        err = capsys.readouterr().err
-        assert 'muons' in err and 'inputs.json' in err and 'plane' not in err
-    seen = json.loads((run/'model-efps/inputs.json').read_text())
-    net = load_model(run/'model-efps')
-    assert seen['cones']==9 and len(seen['polynomials'])==1 and net[0][0].unit.numel()==11
+def test_score(run, tmp_path, capsys):
+    "The models that are kept score muons of a file as the study did, with the share of other muons that look as prompt"
+    test, file, out = sample('muons', 'test'), tmp_path/'a.safetensors', tmp_path/'s.csv'
+    save(test, file)
+    for model,name in ((run, 'particles (PFN)'), (run/'model-efps', 'many cones + EFPs')):
+        assert main(['score', str(model), str(file), '-o', str(out)])==0
+        t = pd.read_csv(out)
+        bars = json.loads((run/'metrics.json').read_text())[f'auc/{name}']
+        assert len(t)==len(test) and list(t)==['score','p_value'] and abs(auc(t.score.values, test.label)-bars['value']) < 5*bars['error']
+        assert abs(t.p_value[(test.label==0).numpy()].mean()-.5) < .1 and t.p_value[(test.label==1).numpy()].median() < .1
+    capsys.readouterr()
+    for bad,word in ((sample('jets', 'test', 5), 'a.safetensors: '), (test.drop('cands'), 'particles around them')):
+        save(bad, file)
+        assert main(['score', str(run), str(file), '-o', str(out)])==2
+        assert word in capsys.readouterr().err
+    assert main(['sample', str(run), '-n', '3', '-o', str(tmp_path/'s.h5')])==2 and 'nothing to sample' in capsys.readouterr().err
+
+def test_tagger_keeps_its_inputs(run):
+    "What the polynomials are is kept as graphs, and what the particles are as the name of a column"
+    see = load_model(run/'model-efps').see
+    (part,kappa,beta,edges), = see['polynomials']
+    assert see['cones']==9 and part in ('all','charged') and kappa>0 and beta>0 and all(len(e)==2 for e in edges)
+    assert load_model(run/'model').see['columns']==['pid'] and load_model(run/'model-momenta').see=={}
+    a = sample('muons', 'valid', 5)
+    with pytest.raises(ValueError, match='no pid'): load_model(run/'model').score(Arrays([k for k in a.features if k!='pid'], **a.drop('cands'), cands=a.cands[...,[i for i,k in enumerate(a.features) if k!='pid']]))
 
 def test_run_again(run, capsys):
     "A run that lost its result trains nothing again and ends with the same numbers"

@@ -537,14 +537,15 @@ def _energy_panels(scores, log=False):
 def _roc_panels(scores):
     (_,*signals) = next(iter(scores.values()))
     for c in signals:
-        marks = []
+        marks, low = [], 1
         for i,(method,by) in enumerate(scores.items()):
             b = next(iter(by.values()))
             r = roc(np.r_[by[c], b], np.r_[np.ones(len(by[c])), np.zeros(len(b))])
             ok = np.flatnonzero(r.fpr*len(b) > min(4, len(b)/2))
             ok = ok[np.unique(np.linspace(0, len(ok)-1, 200).astype(int))]
+            low = min(low, r.tpr[ok[0]])
             marks.append(curve(np.c_[r.tpr[ok], 1/r.fpr[ok]], PALETTE[i%7], label=method, dash=i>=7, width=1.5+.7*(i>=7)))
-        yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#bbbbbb', dash=True), x=(0,1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
+        yield scene(*marks, curve(np.c_[(t := np.linspace(.02,1,50)), 1/t], '#bbbbbb', dash=True), x=(0 if low<.5 else low-.01, 1), log=True, xlabel='signal efficiency', ylabel='background rejection', title=c)
 
 # %% ../../nbs/studies/70_studies.ipynb #320e49d0
 def _spectra_panels(seen, frame):
