@@ -68,6 +68,13 @@ def test_run_again(run, capsys):
     assert hepebm('--out', run, '--set', *SMALL) == 0
     assert (run/'metrics.json').read_bytes()==before and [p.stat().st_mtime_ns for p in kept]==times
 
+def test_masses_that_say_nothing(tmp_path):
+    "Labelled muons of which only the prompt ones come in pairs: the report says so and is whole"
+    a = sample('muons', 'train', 3000)
+    save(a.assign(mass=torch.where(a.label==1, a.mass, 0)), tmp_path/'muons.safetensors')
+    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL) == 0
+    assert 'say nothing about the scores' in (tmp_path/'run/report.html').read_text() and not (tmp_path/'run/tables/unmixed.csv').exists()
+
 def test_weak_labels(tmp_path):
     "Without labels, the mass window trains and sWeights judge"
     a = sample('muons', 'train')

@@ -212,12 +212,13 @@ def _mass_section(run, d, scores):
     "The mass fit, and what sWeights say about every score"
     import pandas as pd
     m = d.test.mass.numpy().astype(float)
-    try: fit = MassFit().fit(m)
-    except DataError as e: return run.text('Without labels', f'No mass fit: {e}.')
+    try:
+        fit = MassFit().fit(m)
+        found = {k: (unmixed(m, s, fit, run.set.unmix, refit=run.set.refit, seed=run.seed), halves(m, s, fit, run.set.unmix, run.seed)) for k,s in scores.items()}
+    except DataError as e: return run.text('Without labels', f'The masses of these pairs say nothing about the scores: {e}.')
     run.text('Without labels', f'A Voigt peak on an exponential, fitted to the mass of the test pairs ({fit!r}), and what its sWeights say. The pull compares the AUC below and above the peak: a score that knows the mass, or a fit that does not describe it, makes it large.' + d.truth*' Here labels tell which: a muon that radiates a photon is off the peak, and its photon lies in the cone, so isolation knows the mass a little. Among prompt muons alone a score that does not would have an AUC of .5 for those within 5 GeV of the peak; what is above is the bias, which can lift the AUC above one.')
     x, e = np.linspace(70, 110, 200), np.linspace(70, 110, 61)
     run.figure('mass', 'Mass of the test pairs and the fit; dashed is the continuum.', scene(steps(m[(m>70) & (m<110)], e, color='#000000', label='pairs'), curve(np.c_[x, fit.pdf(x)], PALETTE[1], label='fit'), curve(np.c_[x, (1-fit.values[0])*fit.background(x)], PALETTE[0], dash=True, label='continuum'), xlabel='mass [GeV]', ylabel='density'))
-    found = {k: (unmixed(m, s, fit, run.set.unmix, refit=run.set.refit, seed=run.seed), halves(m, s, fit, run.set.unmix, run.seed)) for k,s in scores.items()}
     known = lambda k: dict(labels=auc(scores[k], d.test.label.cpu()), near_the_peak=_near(d, fit, scores[k])) if d.truth else {}
     run.table('unmixed', pd.DataFrame({k: dict(auc=u.auc, std=u.std, low=u.low, high=u.high, pull=h.pull, **known(k)) for k,(u,h) in found.items()}).T, 'AUC of the peak against the continuum by sWeights of either sign, with its bootstrap error, and the pull of the two halves'+d.truth*'; the AUC by labels, and that of prompt muons near the peak against other prompt ones'+'.')
     for k,(u,_) in found.items(): run.metric(f'unmixed/{k}', u.auc, u.std)
