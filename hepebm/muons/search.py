@@ -320,6 +320,7 @@ def lasso_choice(
     left = start.w*((start.x@c0).sigmoid()-start.y)
     slope = (left.to(bank.dtype) @ bank).abs()
     use = slope.argsort(descending=True)[:screen]
+    use = use[_first(bank[:,use])]
     fit, c, lam, order = _Lasso(torch.cat([base, bank[:,use]], 1), label, w, base.shape[1]), torch.cat([c0, torch.zeros(len(use), dtype=torch.float64)]), float(slope[use[0]]), []
     while len(order)<min(k, len(use)) and lam>1e-6*float(slope[use[0]]):
         lam *= fall
@@ -327,6 +328,12 @@ def lasso_choice(
         size = c[base.shape[1]+1:].abs()
         order += [i for i in size.argsort(descending=True).tolist() if size[i]>0 and i not in order]
     return use[order[:k]].tolist()
+
+def _first(x):
+    "Columns that are no copy of an earlier one, up to scale and shift (K,)"
+    z = x.double()-x.double().mean(0)
+    z = z/z.norm(dim=0).clamp(min=1e-300)
+    return ~((z.T@z).abs()>1-1e-6).triu(1).any(0)
 
 # %% ../../nbs/muons/62_search.ipynb #d03cde75
 def permutation_choice(

@@ -283,7 +283,7 @@ def muon_study(
     run.stage('comparing choices')
     table = compare_choices(partial(_network, s), sets.many.train, banks['train'].x, sets.many.test, banks['test'].x, ways, range(1+max(map(len, [v[:s.rounds] for v in ways.values()]))), s.starts, seed=run.seed, fit=_fit(run) | dict(patience=s.patience or None))
     _keep(run, d, boots, see | dict(efps=see['many'] | dict(polynomials=[terms[i] for i in best])))
-    _report(run, d, boots, whole, judge, by, choices, ways, table, scan, banks['train'].features, n_graphs, best)
+    _report(run, d, boots, whole, judge, by, choices, ways, table, scan, banks['train'].features, terms, n_graphs, best)
 
 def _keep(run, d, boots, see):
     "Models that score other muons, with the scores of test muons that are not prompt if that is known"
@@ -292,7 +292,12 @@ def _keep(run, d, boots, see):
         if d.truth: save(Arrays(score=b.scores.mean(0)[b.test.label.cpu()==0]), at/'control.safetensors')
 
 # %% ../../nbs/studies/77_muons.ipynb #04980193
-def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, n_graphs, best):
+def _spelled(terms, names):
+    "Graphs in words"
+    import pandas as pd
+    return pd.DataFrame([dict(particles=part, kappa=k, beta=b, vertices=max(map(max, g), default=0)+1, edges=' '.join(f'{i+1}-{j+1}' for i,j in g) or 'none') for part,k,b,g in terms], names)
+
+def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, terms, n_graphs, best):
     import pandas as pd
     scores = {MODELS[k]: b.scores.mean(0).numpy() for k,b in boots.items()}
     label = boots['one'].test.label.cpu()
@@ -313,6 +318,7 @@ def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, 
     run.figure('history', 'AUC round by round; average decision ordering of what is chosen.', *_history_panels(choices))
     run.movie('ado', 'Largest average decision ordering of each graph over all powers, round by round.', [dict(choice=c) for c in choices], SearchView(n_graphs), [str(c.round) for c in choices], 'round ')
     run.table('choices', pd.DataFrame({k: pd.Series([names[i] for i in v[:run.set.rounds]]) for k,v in ways.items()}), 'What each way chooses, in order.')
+    if best: run.table('polynomials', _spelled([terms[i] for i in best], [names[i] for i in best]), 'The polynomials that the networks were given: for each edge of the graph a factor of the angle between two particles to the power beta, for each vertex one of the momentum fraction to the power kappa, summed over all particles.')
     run.figure('gap', 'AUC with the first polynomials of each choice, on test events.', _choice_panel(table, boots))
     _correlations(run, d, scores)
     run.text('Muons', 'What lies around them.')
