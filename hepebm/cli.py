@@ -156,19 +156,20 @@ def score(
     import pandas as pd
     from hepebm.core.arrays import atomic, load
     from hepebm.data.jets import DataError
+    from hepebm.data.muons import check_muons
     from hepebm.data.public import read_events
     from hepebm.studies.studies import p_value
     _writable(o, '.parquet .csv')
     E,folder = _model(model)
     muons = type(E).__name__=='MuonTagger'
     if not (control := folder/'control.safetensors').exists() and not muons: raise FileNotFoundError(f'{folder} has no {control.name}, which p-values need and which a study makes of jets that no training saw. Is the run finished (the same `hepebm run` goes on)? Of a model of your own save them: save(Arrays(score=E.score(background)), "{folder}/{control.name}")')
-    a = read_events(file) if muons else _jets(file)
+    a = check_muons(read_events(file), file) if muons else _jets(file)
     try: s = E.score(a).double().numpy()
     except ValueError as e: raise DataError(f'{file}: {e}') from e
     t = pd.DataFrame({'score' if type(E).__name__ in ('JetVAE','JetGPT','MuonTagger') else 'energy': s})
     if control.exists(): t['p_value'] = p_value(s, load(control).score.double().numpy())
     with atomic(o) as tmp: t.to_parquet(tmp) if o.endswith('.parquet') else t.to_csv(tmp, index=False)
-    print(f'{len(t):,} events in {o}: ' + (f'median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %' if 'p_value' in t else 'no p-values, as the muons of the training had no labels'))
+    print(f'{len(t):,} events in {o}: ' + (f'median p-value {t.p_value.median():.3g}, {(t.p_value<.01).mean():.2%} below 1 %' if 'p_value' in t else f'no p-values: {folder} has no {control.name}, which a study makes where muons have labels'))
 
 # %% ../nbs/80_cli.ipynb #65a0c9b5
 def _refuse(why, **given):

@@ -10,14 +10,14 @@ __all__ = ['METRICS', 'tpr50', 'mass_metrics', 'Bootstraps', 'bootstraps', 'boot
 
 # %% ../../nbs/muons/63_bootstraps.ipynb #fddafa45
 from typing import NamedTuple
-import numpy as np, torch
+import inspect, numpy as np, torch
 from torch import Tensor, nn
 from ..core.arrays import Arrays
 from ..core.metrics import _replicas, auc, bootstrap, roc
 from ..core.training import generator, record
 from ..data.jets import DataError
 from ..data.muons import MassFit, splot
-from .cones import iso_features
+from .cones import iso_features, isolation
 from .networks import LogScaler, particle_inputs, tpr_at
 from .search import efp_features
 from ..nn.ensembles import Ensemble, MemberInterval, _Splits, _label, _share, fit_ensemble, fit_members, folds, member_interval, predict
@@ -163,7 +163,7 @@ def muon_inputs(
     a:Arrays,       # Muons
     cones=0,        # The largest ones, and the summed pt; 0: particles
     polynomials=(), # Beside the cones, each as (part, kappa, beta, edges of the graph)
-    columns=(),     # Of particles, beside momentum and angles, as 'id'
+    columns=(),     # Of particles, beside momentum and angles, as 'pid charge'
     **kw,           # Further arguments of `isolation`
 )->Tensor:          # (N, D), or (N, P, F) of particles
     "What a network sees of muons"
@@ -175,11 +175,13 @@ def muon_inputs(
 class MuonTagger(nn.Module):
     "Networks and what they are shown of a muon"
     def __init__(self,
-        nets:Ensemble,
-        see, # Arguments of `muon_inputs`
+        nets, # `Ensemble`, or one network
+        see,  # Arguments of `muon_inputs`
     ):
         super().__init__()
-        self.nets, self.see = nets, see
+        known = [*inspect.signature(muon_inputs).parameters, *inspect.signature(isolation).parameters]
+        if bad := [k for k in see if k not in known[1:]]: raise ValueError(f'see has {bad[0]!r}: expected arguments of muon_inputs: {", ".join(dict.fromkeys(k for k in known if k not in ("a","kw")))}')
+        self.nets, self.see = nets if isinstance(nets, Ensemble) else Ensemble(nets, 1), see
     def logits(self,
         a:Arrays,  # Muons
         size=4096, # At a time

@@ -24,10 +24,21 @@ _all_ = ['RADII']
 
 # %% ../../nbs/muons/60_cones.ipynb #265b770b
 def _column(a, *names):
-    "The first of these columns that the particles have (N, P)"
+    "The first of these columns that the particles have (N, P); `pid` and `charge` may come from a PDG code"
     for k in names:
         if k in a.features: return a.cands[...,a.features.index(k)]
+        if k in ('pid','charge') and {'id','pdgid'} & {*a.features}: return _from_code(a)[k]
     raise ValueError(f'the particles have no {" or ".join(names)}: there are {", ".join(a.features)}')
+
+_codes = (211,321,2212), (130,111,310,2112,1), (22,2), (11,), (13,)
+
+def _from_code(a):
+    "Class (0 to 4: charged hadron, neutral hadron, photon, electron, muon) and charge of each particle; a code that is not known counts as a neutral hadron"
+    code = _column(a, 'id', 'pdgid')
+    of = [torch.isin(code.abs(), code.new_tensor(v)) for v in _codes]
+    known = torch.stack(of).any(0)
+    if a.mask.any() and not (a.mask & known).any(): raise ValueError(f'none of the particles has a PDG code that is known; there are {", ".join(f"{v:g}" for v in code[a.mask].unique()[:5].tolist())}. Give them a charge, or do without kinds of particles')
+    return dict(pid=(sum(i*v for i,v in enumerate(of)) + ~known).to(code), charge=code.sign()*(of[0].to(code)-of[3].to(code)-of[4].to(code)))
 
 def cone_distance(
     a:Arrays, # Muons
@@ -53,18 +64,12 @@ def cone_sums(
     return pt.new_zeros(len(a), len(edges)+1).scatter_add(1, ring, pt).cumsum(1)[:,order.argsort()]
 
 # %% ../../nbs/muons/60_cones.ipynb #bd93686a
-_charged_ids, _neutral_ids = (11., 13., 211., 321., 2212.), (22., 130., 111., 310., 2112.)
-
 def particle_kinds(
     a:Arrays,   # Muons
     vertex=2.,  # Tracks further away along the beam belong to other collisions; mm
 )->Arrays:      # `charged`, `pileup`, `neutral`: masks (N, P)
     "Tracks of the muon's collision, tracks of others, and what left no track"
-    if 'charge' in a.features: track = _column(a, 'charge')!=0
-    else:
-        code = _column(a, 'id', 'pdgid').abs()
-        track, other = (torch.isin(code, torch.tensor(v, device=a.device)) for v in (_charged_ids, _neutral_ids))
-        if a.mask.any() and not (a.mask & (track | other)).any(): raise ValueError(f'none of the particles has a PDG code that is known; there are {", ".join(f"{v:g}" for v in code[a.mask].unique()[:5].tolist())}. Give them a charge, or do without kinds of particles')
+    track = _column(a, 'charge')!=0
     far = _column(a, 'dz').abs()>vertex if 'dz' in a.features else torch.zeros_like(a.mask)
     return Arrays(charged=a.mask&track&~far, pileup=a.mask&track&far, neutral=a.mask&~track)
 
@@ -119,6 +124,7 @@ def isolation(
     "Summed pt of the particles within each radius, over the pt of the muon"
     if part not in ('all','charged','neutral'): raise ValueError(f"part is 'all', 'charged' or 'neutral', not {part!r}")
     if pileup not in PILEUP: raise ValueError(f'pileup is one of {", ".join(PILEUP)}, not {pileup!r}')
+    if muon and a.mask.any() and not (a.mask & (cone_distance(a, muon)<max(radii))).any(): raise ValueError(f'no particle lies near muon {muon}: the particles of these events surround muon 0')
     if (part,pileup)==('all','keep'): return cone_sums(a, radii, muon)/a.pt[:,muon,None]
     if pileup!='keep': _column(a, 'dz')
     k, sums = particle_kinds(a, vertex), partial(cone_sums, a, radii, muon)
@@ -221,10 +227,11 @@ class ConeView(Row):
     ):
         super().__init__(dict(cone=View(self._cone), sums=View(self._sums)))
         self.a, self.size, self.vertex, self.radius, self.event = a, size, vertex, radius, event
+        self.reach = max(.1, math.ceil(20*float(torch.where(a.mask, cone_distance(a), 0).max())-1e-3)/20) # where the file's particles end
         self.take(radius, event)
     def take(self, radius=None, event=None):
-        self.radius, self.event = self.radius if radius is None else min(max(float(radius), .005), .5), self.event if event is None else event
-        one, rs = self.a[self.event], np.linspace(.01, .5, 50)
+        self.radius, self.event = self.radius if radius is None else min(max(float(radius), .005), self.reach), self.event if event is None else event
+        one, rs = self.a[self.event], np.linspace(.01, self.reach, 50)
         kinds = particle_kinds(one, self.vertex) if {'charge','id','pdgid'} & {*one.features} else Arrays(charged=one.mask)
         sums = {k: (cone_sums(one, [*rs, self.radius], weight=m)/one.pt[:,:1])[0].numpy() for k,m in kinds.items()}
         shared = dict(radius=self.radius, sums=sums)
@@ -239,9 +246,9 @@ class ConeView(Row):
         within = cone_distance(one)[0]<radius
         discs = [points(where[m[0] & i], _kinds[k], size[m[0] & i], alpha=al) for k,m in kinds.items() for i,al in ((within,.8), (~within,.2))]
         ring, cross = curve(radius*np.c_[np.cos(t), np.sin(t)], '#000000', 1.5), curve(np.array([[-.015,0],[.015,0],[np.nan,np.nan],[0,-.015],[0,.015]]), '#000000')
-        return scene(ring, *discs, cross, x=(-.5,.5), y=(-.5,.5), xlabel='Δη', ylabel='Δφ', title=f'muon of {one.pt[0,0]:.0f} GeV', size=self.size, equal=True)
+        return scene(ring, *discs, cross, x=(-.5,.5), y=(-.5,.5), xlabel='Δη', ylabel='Δφ', title=f'muon of {one.pt[0,0]:.0f} GeV; drag the ring', size=self.size, equal=True)
     def _sums(self, rs, radius, sums):
         total = sum(sums.values())
         marks = [m for k,v in sums.items() for m in (curve(np.c_[rs, v[:-1]], _kinds[k], label=k), points([(radius, v[-1])], _kinds[k], 4., alpha=1.))]
         whole = [curve(np.c_[rs, total[:-1]], '#000000', 2., label='all'), points([(radius, total[-1])], '#000000', 5., alpha=1.)]
-        return scene(curve(np.array([[radius,0],[radius,max(total.max(), .05)]]), '#cccccc', 1.), *marks, *whole, x=(0,.5), y=(-.01, max(1.08*total.max(), .05)), xlabel='R', ylabel='I(R)', title=f'I({radius:.3f}) = {total[-1]:.3f}', size=self.size)
+        return scene(curve(np.array([[radius,0],[radius,max(total.max(), .05)]]), '#cccccc', 1.), *marks, *whole, x=(0,self.reach), y=(-.01, max(1.08*total.max(), .05)), xlabel='R', ylabel='I(R)', title=f'I({radius:.3f}) = {total[-1]:.3f}', size=self.size)

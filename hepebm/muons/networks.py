@@ -23,7 +23,7 @@ from ..nn.sets import DeepSet, _Readout, mlp
 # %% ../../nbs/muons/61_networks.ipynb #cd9a31f4
 @register
 class LogScaler(Scaler):
-    "`log(1 + x/unit)` of columns without negative values, then scaled as a `Scaler`; the unit is the median of what is above zero"
+    "`sign(x) log(1 + |x|/unit)` of columns, then scaled as a `Scaler`; the unit is the median size of what is not zero"
     def __init__(self,
         kind='standard', # As of a `Scaler`
         columns=None,    # Numbers of the columns of which the logarithm is taken; `None`: all
@@ -39,11 +39,10 @@ class LogScaler(Scaler):
         v = x[mask] if mask is not None else x.reshape(-1, x.shape[-1])
         use = torch.zeros(x.shape[-1], dtype=torch.bool, device=x.device)
         use[slice(None) if self.columns is None else self.columns] = True
-        if (bad := (v<0).any(0) & use).any(): raise ValueError(f'column {int(bad.int().argmax())} has negative values and no logarithm: name the columns of positive numbers')
-        units = [v[v[:,i]>0,i].median() if u and (v[:,i]>0).any() else x.new_tensor(torch.inf) for i,u in enumerate(use)]
+        units = [v[v[:,i]!=0,i].abs().median() if u and (v[:,i]!=0).any() else x.new_tensor(torch.inf) for i,u in enumerate(use)]
         self.unit = torch.stack(units)
         return super().fit(self.bend(x), mask)
-    def bend(self, x): "Logarithm of the columns that have a unit"; return torch.where(self.unit<torch.inf, torch.log1p((x/self.unit).clamp(min=0)), x)
+    def bend(self, x): "Logarithm of the columns that have a unit"; return torch.where(self.unit<torch.inf, x.sign()*torch.log1p(x.abs()/self.unit), x)
     def forward(self, x:Tensor, mask:Tensor=None)->Tensor:
         "Scaled `x`, zero where padded"
         self._check(x)
@@ -51,7 +50,7 @@ class LogScaler(Scaler):
     def inverse(self, x:Tensor, mask:Tensor=None)->Tensor:
         "The `x` that was scaled, zero where padded"
         y = super().inverse(x, mask)
-        return torch.where(self.unit<torch.inf, torch.expm1(y)*torch.where(self.unit<torch.inf, self.unit, 1), y)
+        return torch.where(self.unit<torch.inf, y.sign()*torch.expm1(y.abs())*torch.where(self.unit<torch.inf, self.unit, 1), y)
     def _load_from_state_dict(self, state, prefix, *args):
         if prefix+'unit' in state: self.unit = torch.empty_like(state[prefix+'unit'], device=self.unit.device)
         super()._load_from_state_dict(state, prefix, *args)
@@ -73,11 +72,12 @@ class IsoNet(nn.Sequential):
 def particle_inputs(
     a:Arrays,  # Muons
     kind=True, # With the column that says what a particle is?
-    extra=(),  # Further columns, as 'charge dz'.split()
+    extra=(),  # Further columns, as 'charge dz'
 )->Tensor:     # (N, P, F), zero where padded
     "Momentum over that of the muon, angles relative to it, and more"
+    extra = extra.split() if isinstance(extra, str) else extra
     cols = [_column(a, 'pt')/a.pt[:,:1], _column(a, 'deta'), _column(a, 'dphi')]
-    if kind: cols.append(_column(a, 'id', 'pid', 'pdgid', 'charge'))
+    if kind: cols.append(_column(a, 'pid', 'charge'))
     return torch.where(a.mask[...,None], torch.stack(cols+[_column(a, k) for k in extra], -1), 0)
 
 @record
@@ -162,6 +162,7 @@ def score_of(
     size=4096, # Rows at a time
 )->Tensor:     # (N,)
     "Logits, without gradients"
+    if not isinstance(x, Arrays) and x.ndim>2: raise ValueError(f'x is {tuple(x.shape)}: sets need a mask, as score_of(net, Arrays(x=x, mask=mask))')
     x = x if isinstance(x, Arrays) else Arrays(x=x)
     with torch.no_grad(): return torch.cat([(net(b.x, b.mask) if 'mask' in b else net(b.x)).reshape(-1) for b in x.batches(size)])
 

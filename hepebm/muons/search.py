@@ -82,6 +82,7 @@ def efp_features(
     **kw,          # Further arguments of `efp_bank`
 )->Arrays:         # `x` (N, K), K = parts x kappas x betas x graphs, the last fastest, with the names of the columns
     "Energy flow polynomials of the particles around each muon"
+    parts = parts.split() if isinstance(parts, str) else parts
     if bad := [p for p in parts if p not in ('all','charged','neutral')]: raise ValueError(f"parts are of 'all', 'charged' and 'neutral', not {bad[0]!r}")
     kinds = particle_kinds(a) if {*parts}-{'all'} else None
     mask = dict(all=a.mask) | (dict(charged=kinds.charged|kinds.pileup, neutral=kinds.neutral) if kinds else {})
@@ -396,11 +397,10 @@ class SearchView(View):
     "ADO of each graph in a round of the search, the chosen one coloured: `update(choice=)`"
     def __init__(self,
         graphs,          # How many there are; the columns of the bank run through them fastest
-        names=None,      # Of the columns
         size=(620,300),
     ):
         super().__init__(self._draw)
-        self.graphs, self.names, self.size = graphs, names, size
+        self.graphs, self.size = graphs, size
     def take(self, choice): super().take(choice=choice)
     def _draw(self, choice):
         v = np.full(self.graphs, .5) if choice.ados is None else choice.ados.reshape(-1, self.graphs).amax(0).numpy()

@@ -260,6 +260,7 @@ class _Chunk:
 # %% ../../nbs/nn/23_ensembles.ipynb #93dd73ba
 def _start(make, i, seed):
     "Member `i` before training, from its own seed"
+    if isinstance(make, nn.Module): raise TypeError(f'make is a {type(make).__name__}: pass a function that makes one, as lambda: {type(make).__name__}(...)')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, name=f'start {i}').initial_seed())
         return make()

@@ -38,8 +38,9 @@ function ticks(lo, hi, log) {
 
 class Flat {  // data coordinates to pixels
   constructor(s) {
-    const [w, h] = s.size;
-    Object.assign(this, { w, h, x: s.x, y: s.y, log: s.log, pw: w - PAD.left - PAD.right, ph: h - PAD.top - PAD.bottom });
+    const [w, h] = s.size, room = [w - PAD.left - PAD.right, h - PAD.top - PAD.bottom], spans = [s.x, s.y].map(v => v[1] - v[0]);
+    const unit = Math.min(room[0] / spans[0], room[1] / spans[1]), [pw, ph] = s.equal && !s.log ? spans.map(v => unit * v) : room;
+    Object.assign(this, { w, h, x: s.x, y: s.y, log: s.log, pw, ph });
   }
   Y(v) { return this.log ? Math.log10(v) : v; }
   px(v) { return PAD.left + (v - this.x[0]) / (this.x[1] - this.x[0]) * this.pw; }

@@ -18,7 +18,7 @@ from ..core.metrics import auc, roc
 from ..core.training import adam, generator, save_model
 from ..core.views import PALETTE, curve, points, raster, scene
 from ..data.jets import DataError
-from ..data.muons import MassFit, weak_labels, z_window
+from ..data.muons import MassFit, check_muons, weak_labels, z_window
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import SPLITS, sample
 from ..muons.bootstraps import METRICS, MuonTagger, bootstrap_table, bootstraps, cone_scan, difference, mass_metrics, muon_inputs
@@ -34,7 +34,7 @@ def _user_muons(data):
     name,_,split = str(data).partition('/')
     if Path(data).expanduser().exists() or name not in REGISTRY: a = read_events(data)
     else: a = load_public(name, _one_of(f'split of {name}', split or [*REGISTRY[name].splits][0], {k: k for k in REGISTRY[name].splits}))
-    if 'cands' not in a: raise DataError(f'{data} holds {", ".join(a.keys())}: this study needs muons with the particles around them')
+    if 'cands' not in check_muons(a, data): raise DataError(f'{data} holds {", ".join(a.keys())}: this study needs muons with the particles around them')
     return a
 
 def _some(a, n, seed):
@@ -66,7 +66,7 @@ MODELS = dict(one='one cone', many='many cones', efps='many cones + EFPs', momen
 def _recipes(s, a):
     "What the models are shown, as arguments of `muon_inputs`"
     cone = dict(pileup=s.pileup, vertex=s.vertex) | (dict(scale=puppi_scale(a, vertex=s.vertex)) if s.pileup=='puppi' else {})
-    return dict(one=dict(cones=1, **cone), many=dict(cones=s.cones, **cone), momenta={}, pfn=dict(columns=[k for k in ('id','pid','pdgid','charge') if k in a.features][:1]))
+    return dict(one=dict(cones=1, **cone), many=dict(cones=s.cones, **cone), momenta={}, pfn=dict(columns=['pid'] if {'pid','id','pdgid'} & {*a.features} else ['charge']*('charge' in a.features)))
 
 def _sets(run, d, see):
     "Rows to train and to test on"
@@ -329,4 +329,4 @@ def _story(run, d, boots, best, names, choices):
     s, b = run.set, boots['one']
     return (f'Networks were trained on {len(d.train):,} muons with {"labels of the file" if d.labels=="truth" else "weak labels from the mass window"}, {s.bootstraps} bootstraps of each, and judged on {len(b.test):,} test muons '
         + ('by their labels' if d.truth else 'by the sWeights of a mass fit') + f', which no training and no search has seen. They saw the largest cone, the {s.cones} largest ones, these and {len(best)} energy flow polynomials ({", ".join(names[i] for i in best) or "none was found"}), or all particles, '
-        f'always with the sum of all momenta beside the cones; once with, and once without what each particle is. The polynomials were chosen among {len(names):,}; the search, of at least {s.least} and at most {s.rounds} rounds, ended in round {choices[-1].round}: ' + dict(closed='the gap to the network on particles is closed within its interval', worse='the network on particles is worse than the one on cones, so there is nothing to learn from it', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
+        f'always with the sum of all momenta beside the cones; once with, and once without what each particle is. The polynomials were chosen among {len(names):,}; the search, of at least {s.least} and at most {s.rounds} rounds, ended in round {choices[-1].round}: ' + dict(closed='on the rows that judge, the gap to the network on particles is not larger than its error', worse='the network on particles is worse than the one on cones, so there is nothing to learn from it', rounds='no more rounds were allowed', agreement='the networks agree about all pairs').get(choices[-1].stop, 'another polynomial brought nothing') + '.')
