@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from hepebm.core.arrays import Arrays
 from hepebm.data.muons import read_muons, toy_muons, write_muons
 from hepebm.data.samples import sample
-from hepebm.muons.cones import PILEUP, RADII, ConeView, cone_distance, cone_sums, density_ratio, iso_features, isolation, particle_kinds, published_split, puppi_weight, side_weights
+from hepebm.muons.cones import PILEUP, RADII, ConeView, cone_distance, cone_sums, density_ratio, iso_features, isolation, particle_kinds, published_split, puppi_weight, side_weights, _alphas
 
 def muons(n=30, dtype=torch.float64): return sample('muons', 'valid')[:n].to(dtype)
 
@@ -43,7 +43,8 @@ def test_empty_and_padding(pileup):
 
 def test_puppi_ignores_the_chunk():
     a = muons(60)
-    assert torch.equal(puppi_weight(a, size=7), puppi_weight(a))
+    near = particle_kinds(a).charged
+    assert torch.equal(_alphas(a, near, .3, size=7), _alphas(a, near, .3))
 
 def test_gradient():
     a = muons(5)

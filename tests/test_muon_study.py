@@ -7,7 +7,8 @@ from hepebm.core.metrics import auc
 from hepebm.core.training import load_model
 from hepebm.data.muons import write_muons
 from hepebm.data.samples import sample
-from hepebm.studies.muons import _some
+from hepebm.muons.search import Choice
+from hepebm.studies.muons import _best, _some
 
 SMALL = 'bootstraps=3', 'epochs=2', 'pfn_epochs=2', 'scan_epochs=1', 'train=700', 'test=600', 'unmix=3'
 
@@ -45,7 +46,7 @@ def test_score(run, tmp_path, capsys):
         assert len(t)==len(test) and list(t)==['score','p_value'] and abs(auc(t.score.values, test.label)-bars['value']) < 5*bars['error']
         assert abs(t.p_value[(test.label==0).numpy()].mean()-.5) < .1 and t.p_value[(test.label==1).numpy()].median() < .1
     capsys.readouterr()
-    for bad,word in ((sample('jets', 'test', 5), 'a.safetensors: '), (test.drop('cands'), 'particles around them')):
+    for bad,word in ((sample('jets', 'test', 5), 'a.safetensors holds'), (test.drop('cands'), 'particles around them')):
         save(bad, file)
         assert main(['score', str(run), str(file), '-o', str(out)])==2
         assert word in capsys.readouterr().err
@@ -68,6 +69,30 @@ def test_run_again(run, capsys):
     assert hepebm('--out', run, '--set', *SMALL) == 0
     assert (run/'metrics.json').read_bytes()==before and [p.stat().st_mtime_ns for p in kept]==times
 
+def test_best():
+    "The last gain beyond an error counts, not the highest number; without one, what came first"
+    rounds = lambda aucs: [Choice(i, tuple(range(5, 5+i)), v, .99, .99-v, .99-v-.01, .99-v+.01, .1, 5+i if i<len(aucs)-1 else None, None, None, None) for i,v in enumerate(aucs)]
+    assert _best(rounds([.90,.95,.951,.955]), .68)==[5]
+    assert _best(rounds([.90,.95,.97,.971]), .68)==[5,6]
+    assert _best(rounds([.95,.949,.948]), .68)==[5]
+    assert _best(rounds([.95]), .68)==[]
+
+def test_narrow_masses(tmp_path):
+    "A file of prompt pairs that are all near the peak comes to its report"
+    a = sample('muons', 'train', 3000)
+    g = torch.Generator().manual_seed(0)
+    save(a.assign(mass=torch.where(a.label==1, 91.2+torch.randn(3000, generator=g).clamp(-2, 2), a.mass)), tmp_path/'muons.safetensors')
+    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL) == 0
+    assert pd.read_csv(tmp_path/'run/tables/unmixed.csv')['near the peak'].isna().all()
+
+def test_masses_without_a_peak(tmp_path, capsys):
+    "Without labels nothing is trained before the masses, which judge, are looked at"
+    a = sample('muons', 'train', 3000)
+    g = torch.Generator().manual_seed(0)
+    save(a.drop('label').assign(mass=70+40*torch.rand(3000, generator=g)), tmp_path/'muons.safetensors')
+    assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL) == 2
+    assert 'the masses have to judge' in capsys.readouterr().err and not [*(tmp_path/'run').rglob('*.ckpt')]
+
 def test_masses_that_say_nothing(tmp_path):
     "Labelled muons of which only the prompt ones come in pairs: the report says so and is whole"
     a = sample('muons', 'train', 3000)
@@ -80,7 +105,8 @@ def test_weak_labels(tmp_path):
     a = sample('muons', 'train')
     save(a.drop('label'), tmp_path/'muons.safetensors')
     assert hepebm('--data', tmp_path/'muons.safetensors', '--out', tmp_path/'run', '--set', *SMALL, 'train=3000', 'test=3000', 'select=.25') == 0
-    assert 'weak labels' in (tmp_path/'run/report.html').read_text()
+    report = (tmp_path/'run/report.html').read_text()
+    assert 'weak labels' in report and 'AUC of weak labels' in report and 'values, differences and their order are biased' in report
     assert json.loads((tmp_path/'run/metrics.json').read_text())['auc/many cones + EFPs']['error'] > 0
 
 def test_generate_with_pileup(tmp_path, monkeypatch, capsys):

@@ -78,12 +78,12 @@ def puppi_scale(
     a:Arrays,   # Muons, whose particles have `charge` and `dz`
     R0=.3,      # Neighbours are closer than this
     vertex=2.,  # As in `particle_kinds`
-)->tuple:       # Median, and deviation below it; `None` if no track is of another collision
+)->tuple:       # Median, and deviation below it, which is 0 if no track is of another collision
     "Which alpha tracks of other collisions have, for `puppi_weight`"
     k = particle_kinds(a, vertex)
     alpha = _alphas(a, k.charged, R0)
     other = alpha[k.pileup & alpha.isfinite()]
-    if not len(other): return None
+    if not len(other): return 0., 0.
     middle = other.median()
     return float(middle), float((other[other<=middle]-middle).square().mean().sqrt().clamp(min=1e-6))
 
@@ -94,8 +94,8 @@ def puppi_weight(
     scale=None, # From `puppi_scale`; `None`: of these muons
 )->Tensor:      # (N, P): 1 on tracks of the muon's collision, 0 on others, between them for neutrals
     "How likely a particle belongs to the collision of the muon, as in Puppi (1407.6013), with medians over events"
-    k, scale = particle_kinds(a, vertex), scale or puppi_scale(a, R0, vertex)
-    if scale is None: return (k.charged | k.neutral).to(a.cands)
+    k, scale = particle_kinds(a, vertex), puppi_scale(a, R0, vertex) if scale is None else scale
+    if not scale[1]: return (k.charged | k.neutral).to(a.cands)
     chi = ((_alphas(a, k.charged, R0)-scale[0])/scale[1]).clamp(min=0)
     return torch.where(k.neutral, torch.erf(chi/2**.5), k.charged.to(chi))
 

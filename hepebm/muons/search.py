@@ -198,10 +198,15 @@ def _why(now, before, s, columns):
     if now['high']<0: return 'worse'
     if now['low']<=0: return 'closed'
     if now['index'] is None: return 'agreement'
-    width = 2*NormalDist().inv_cdf(.5+s['level']/2)
-    gains = [(c.auc, (c.high-c.low)/width) for c in before]+[(now['auc'], (now['high']-now['low'])/width)]
+    gains = [*_gains(before, s['level']), (now['auc'], _error(now['low'], now['high'], s['level']))]
     if len(gains)-1-_last_gain(gains, s['min_gain'])>=s['patience']: return 'no gain'
     return end
+
+def _gains(choices, level):
+    "AUC of each round with its error"
+    return [(c.auc, _error(c.low, c.high, level)) for c in choices]
+
+def _error(low, high, level): return (high-low)/2/NormalDist().inv_cdf(.5+level/2)
 
 def _last_gain(areas, least):
     "Round in which the best so far was last exceeded by more than an error"

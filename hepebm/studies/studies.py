@@ -398,6 +398,7 @@ def p_value(
 ):           # (N,), from 1/(M+1) to 1
     "Share of the control sample that is at least as strange, the event itself included"
     c,s = np.sort(np.asarray(control)), np.asarray(score)
+    if (bad := np.isnan(s)).any(): raise ValueError(f'the score of event {bad.nonzero()[0][0]} is not a number')
     return (1+len(c)-np.searchsorted(c, s, 'left'))/(1+len(c))
 
 def _train(run, d, net):
