@@ -214,7 +214,7 @@ def check_muons(
     for k in ('pt','eta','phi','mass','cands'):
         if k in a and (bad := ~(a[k].isfinite() | ~a.mask[...,None] if k=='cands' else a[k].isfinite()).reshape(len(a), -1).all(1)).any():
             raise DataError(f'{path}: {k} of event {int(bad.nonzero()[0])} is not a finite number: correct it or remove the event')
-    if a.features and 'pt' in a.features and (bad := (a.mask & (a.cands[...,a.features.index('pt')]<0)).any(1)).any(): raise DataError(f'{path}: pt of a particle in event {int(bad.nonzero()[0])} is negative: correct it or remove the event')
+    if 'cands' in a and 'pt' in a.features and (bad := (a.mask & (a.cands[...,a.features.index('pt')]<0)).any(1)).any(): raise DataError(f'{path}: pt of a particle in event {int(bad.nonzero()[0])} is negative: correct it or remove the event')
     if (bad := ~(a.pt[:,0]>0)).any(): raise DataError(f'{path}: pt of muon 0 is {a.pt[bad][0,0]} in event {int(bad.nonzero()[0])}; remove the event')
     return a
 

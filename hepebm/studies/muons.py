@@ -18,7 +18,7 @@ from ..core.metrics import auc, bootstrap, roc
 from ..core.training import adam, generator, save_model
 from ..core.views import PALETTE, curve, points, raster, scene
 from ..data.jets import DataError
-from ..data.muons import MassFit, check_muons, splot, weak_labels, z_window
+from ..data.muons import MassFit, check_muons, weak_labels, z_window
 from ..data.public import REGISTRY, load_public, read_events
 from ..data.samples import SPLITS, sample
 from ..muons.bootstraps import METRICS, MuonTagger, bootstrap_table, bootstraps, cone_scan, difference, mass_metrics, muon_inputs
@@ -341,7 +341,8 @@ def _mass_fit(data, d):
     "A fit to the masses of the test events, before anything is trained that it is to judge"
     try:
         fit = MassFit().fit(d.test.mass)
-        splot(d.test.mass, d.test.pt[:,0], fit)
+        s, error = fit.values[0], fit.errors[0]
+        if not 3*error < s < 1-3*error: raise DataError(f'the fit tells no peak from a continuum: a share of {s:.3f} ± {error:.3f} is in the peak')
         return fit
     except DataError as e: raise DataError(f'{data}: without labels the masses have to judge, and {e}') from e
 
