@@ -231,3 +231,12 @@ def test_coverage():
     inside = np.mean([abs(f.value-truth)<f.std for f in found])
     naive = np.mean([abs(f.value-truth)<f.members/30**.5 for f in found])
     assert .55<inside<.9 and naive<.25, (inside, naive)
+
+def test_dask():
+    "Groups of members on a Dask cluster give what one process gives"
+    distributed = pytest.importorskip('distributed')
+    from joblib import parallel_config
+    make = lambda: mlp(5, 8, 8, 1) # by value: a worker does not know this file
+    one = fit_ensemble(make, flat[:150], 4, epochs=2)
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None), parallel_config(backend='dask'): many = fit_ensemble(make, flat[:150], 4, epochs=2, jobs=2)
+    for p,q in zip(one.stack, many.stack): assert torch.equal(p, q)
