@@ -8,7 +8,7 @@ from hepebm.core.training import load_model
 from hepebm.data.muons import write_muons
 from hepebm.data.samples import sample
 from hepebm.muons.search import Choice
-from hepebm.studies.muons import _best, _some
+from hepebm.studies.muons import _band_of, _best, _some
 
 SMALL = 'bootstraps=3', 'epochs=2', 'pfn_epochs=2', 'scan_epochs=1', 'train=700', 'test=600', 'unmix=3'
 
@@ -76,6 +76,14 @@ def test_best():
     assert _best(rounds([.90,.95,.97,.971]), .68)==[5,6]
     assert _best(rounds([.95,.949,.948]), .68)==[5]
     assert _best(rounds([.95]), .68)==[]
+
+def test_band():
+    "Without any information as many others pass as prompt ones, and as many more or less as binomial errors say"
+    rng = np.random.default_rng(0)
+    label, shares = np.arange(4000)%2, np.array([.1,.5,.9])
+    low, mid, high = _band_of(rng.normal(size=(200,4000)), label, shares, 0)
+    np.testing.assert_allclose(mid, shares, atol=.01)
+    np.testing.assert_allclose((high-low)/2, np.sqrt(2*2*shares*(1-shares)/2000), rtol=.3) # prompt and others, trainings and test events
 
 def test_narrow_masses(tmp_path):
     "A file of prompt pairs that are all near the peak comes to its report"

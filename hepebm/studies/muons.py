@@ -27,7 +27,7 @@ from ..muons.networks import IsoNet, LogScaler, ParticleNet, halves, muon_set, u
 from ..muons.search import SearchView, compare_choices, _gains, _last_gain, crossfit, efp_features, guided_search, lasso_choice, permutation_choice, search_rows, search_table
 from ..nn.efps import BETAS, KAPPAS, graphs
 from ..nn.ensembles import _share, fit_ensemble, member_interval, predict
-from .studies import _edges, _energy_panels, _one_of, _pm, _roc_panels, steps, study
+from .studies import _edges, _energy_panels, _one_of, _pm, steps, study
 
 # %% ../../nbs/studies/77_muons.ipynb #7a409fea
 def _user_muons(data):
@@ -162,6 +162,26 @@ def _working_points(run, d, boots):
     return pd.DataFrame(cut | net).T
 
 # %% ../../nbs/studies/77_muons.ipynb #7c6d8838
+def _band_of(scores, label, shares, seed):
+    "Share of other muons that pass at each share of the prompt ones, of every network on a resampling of the test events: 16, 50, 84 %"
+    rng, found = np.random.default_rng(seed), []
+    for v in np.asarray(scores):
+        i = rng.integers(len(v), size=len(v))
+        prompt, others = v[i][label[i]==1], v[i][label[i]==0]
+        found.append((others[None]>=np.quantile(prompt, 1-shares)[:,None]).mean(1))
+    return np.quantile(found, (.16,.5,.84), axis=0)
+
+def _roc_panel(boots, label, seed, size=300):
+    "Rejection of other muons against the efficiency of prompt ones"
+    shares, least, marks, low = np.r_[np.linspace(.02, .95, size), np.linspace(.9505, .9995, size)], 4/(label==0).sum(), [], 1.
+    for i,(k,b) in enumerate(boots.items()):
+        band = _band_of(b.scores, label, shares, seed)
+        for j,v in enumerate(band[[1,0,2]]):
+            ok = v>least
+            marks.append(curve(np.c_[shares[ok], 1/v[ok]], PALETTE[i], 1. if j else 2., label='' if j else MODELS[k], dash=j>0, alpha=.5 if j else 1.))
+        low = min(low, shares[(band[1]>least).argmax()])
+    return scene(*marks, x=(0 if low<.5 else low-.01, 1), log=True, xlabel='efficiency of prompt muons', ylabel='rejection of others')
+
 _order = (('one','many'), ('many','efps'), ('efps','pfn'), ('many','momenta'), ('momenta','pfn'), ('many','pfn'))
 
 def _results(run, boots, whole, judge, by):
@@ -273,13 +293,14 @@ def _mass_section(run, d, fit, found, scores):
     for k,(u,_) in found.items(): run.metric(f'unmixed/{k}', u.auc, u.std)
     run.figure('unmixed', 'Efficiency of the peak against that of the continuum, by sWeights.', scene(*[curve(np.c_[u.fpr, u.tpr], PALETTE[i], label=k) for i,(k,(u,_)) in enumerate(found.items())], x=(0,1), y=(0,1.05), xlabel='efficiency of the continuum', ylabel='of the peak'))
 
-def _correlations(run, d, scores):
+def _correlations(run, d, boots, scores):
     import pandas as pd
     from scipy.stats import spearmanr
     radii = (.1,.2,.3,.4)
     iso = isolation(d.test, radii, **d.cone).numpy()
     run.text('Isolation', 'How far each network is still isolation.')
-    run.table('isolation', pd.DataFrame({k: {f'I({R:g})': spearmanr(-s, v).statistic for R,v in zip(radii, iso.T)} for k,s in scores.items()}).T, 'Rank correlation of minus the score with the isolation in one cone.')
+    rank = lambda s, v: spearmanr(-s, v).statistic
+    run.table('isolation', pd.DataFrame({MODELS[k]: {f'I({R:g})': _pm(v.value, v.std) for R,x in zip(radii, iso.T) for v in [member_interval(rank, b.scores, x, n=100, seed=run.seed)]} for k,b in boots.items()}).T, 'Rank correlation of minus the score with the isolation in one cone.')
     run.figure('isolation', 'Rank of the score against isolation.', *_isolation_panels(scores, iso[:,2]))
 
 # %% ../../nbs/studies/77_muons.ipynb #ccfef719
@@ -373,7 +394,7 @@ def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, 
     if d.truth: run.table('working_points', _working_points(run, d, boots), 'Share of other muons that pass where that share of the prompt ones does; below, cuts on the isolation are of no training. An error cannot be much below one muon of the test events.')
     if d.truth:
         by_class = {k: {'others': v[label==0], 'prompt': v[label==1]} for k,v in scores.items()}
-        run.figure('roc', 'Rejection of other muons against the efficiency of prompt ones; mean score of the bootstraps.', *_roc_panels(by_class))
+        run.figure('roc', 'Rejection of other muons (one over the share that passes) against the efficiency of prompt ones: median of the networks, and 68 % of them on resampled test events, dashed.', _roc_panel(boots, label.numpy(), run.seed))
         run.figure('scores', 'Scores of prompt muons and of others.', *_energy_panels(by_class))
     run.figure('cones', 'AUC by the number of cones, from cross-validation of the training events' + ('; lines with dashed limits are other models on test events.' if d.labels=='truth' else ', of weak labels, which are mixtures: it is lower than that of prompt muons against others.'), _cone_panel(scan, boots, d.labels=='truth'))
     run.table('cones', scan.table, 'The same as numbers: mean of the folds, its error, deviation of the folds.')
@@ -385,7 +406,7 @@ def _report(run, d, boots, whole, judge, by, choices, ways, table, scan, names, 
     run.table('choices', pd.DataFrame({k: pd.Series([names[i] for i in v[:run.set.rounds]]) for k,v in ways.items()}), 'What each way chooses, in order.')
     if best: run.table('polynomials', _spelled([terms[i] for i in best], [names[i] for i in best]), 'The polynomials that the networks were given: for each edge of the graph a factor of the angle between two particles to the power beta, for each vertex one of the momentum fraction to the power kappa, summed over all particles.')
     run.figure('gap', 'AUC with the first polynomials of each choice, on test events.', _choice_panel(table, boots, d.truth))
-    _correlations(run, d, scores)
+    _correlations(run, d, boots, scores)
     run.text('Muons', 'What lies around them.')
     run.figure('maps', 'Mean momentum around the test muons, on a logarithmic scale.', *_map_panels(d.test, label, d.truth))
     _mass_section(run, d, *masses, scores)
