@@ -109,6 +109,14 @@ def _alpha(a, charged, R0):
     return torch.where(near, (pt[:,None]/d.clamp(min=1e-3))**2, 0).sum(2).log()
 
 # %% ../../nbs/muons/60_cones.ipynb #463262ae
+def _surrounded(a, muon, R):
+    "Raise unless the particles reach as far as this muon"
+    if (bad := ~(a.pt[:,muon]>0)).any(): raise ValueError(f'event {int(bad.nonzero()[0])} has no muon {muon}')
+    apart = torch.hypot(a.eta[:,muon]-a.eta[:,0], wrap(a.phi[:,muon]-a.phi[:,0]))
+    reach = torch.where(a.mask, cone_distance(a), 0).max()
+    if (bad := a.mask.any() & (apart>reach+R)).any(): raise ValueError(f'muon {muon} of event {(i := int(bad.nonzero()[0]))} lies {apart[i]:.2f} from muon 0, and no particle of these events further than {reach:.2f}: they surround muon 0 alone')
+
+# %% ../../nbs/muons/60_cones.ipynb #b0546933
 PILEUP = ('keep', 'drop', 'delta-beta', 'puppi')
 
 def isolation(
@@ -124,7 +132,7 @@ def isolation(
     "Summed pt of the particles within each radius, over the pt of the muon"
     if part not in ('all','charged','neutral'): raise ValueError(f"part is 'all', 'charged' or 'neutral', not {part!r}")
     if pileup not in PILEUP: raise ValueError(f'pileup is one of {", ".join(PILEUP)}, not {pileup!r}')
-    if muon and a.mask.any() and not (a.mask & (cone_distance(a, muon)<max(radii))).any(): raise ValueError(f'no particle lies near muon {muon}: the particles of these events surround muon 0')
+    if muon: _surrounded(a, muon, max(radii))
     if (part,pileup)==('all','keep'): return cone_sums(a, radii, muon)/a.pt[:,muon,None]
     if pileup!='keep': _column(a, 'dz')
     k, sums = particle_kinds(a, vertex), partial(cone_sums, a, radii, muon)

@@ -134,7 +134,7 @@ def _best(choices, level):
 def _events(d):
     "How many muons there are of which kind"
     import pandas as pd
-    row = lambda a: {'label 1': int((y := a.label if d.truth else weak_labels(a)).sum()), 'label 0': int((y==0).sum()), 'weak label 1': int((w := weak_labels(a)).sum()), 'of equal charge': int((a.charge.prod(1)>0).sum()), 'particles each': float(a.mask.sum(1).float().mean()), 'median pt [GeV]': float(a.pt[:,0].median())}
+    row = lambda a: {'label 1': int((y := a.label if d.truth else weak_labels(a)).sum()), 'label 0': int((y==0).sum()), 'weak label 1': int(weak_labels(a).sum()), 'of equal charge': int((a.charge.prod(1)>0).sum()), 'particles each': float(a.mask.sum(1).float().mean()), 'median pt [GeV]': float(a.pt[:,0].median())}
     return pd.DataFrame({k: row(d[k]) for k in ('train','test')}).T
 
 def _models(s, boots):
